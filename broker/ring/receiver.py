@@ -1,0 +1,156 @@
+"""A reader of a ring: copies first, then asks whether the copy may be used."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from broker.errors import RingCorrupted
+from broker.ring import layout
+from broker.ring.segment import Segment
+
+
+class Lapped(Exception):
+    """The writer has overwritten records that this reader had not copied."""
+
+
+class NewGeneration(Exception):
+    """Another transmitter owns the ring; the cursor stands at its first record."""
+
+
+class Record(NamedTuple):
+    """One record, copied out of the ring.
+
+    Attributes:
+        position: Ring position of the record.
+        kind: A ``layout.Kind``.
+        channel: Channel number, 0 for none.
+        ms: First half of the stream id.
+        n: Second half of the stream id.
+        seq: Ordinal, 0 where it is not known (at id 0-0 it is the ordinal 0).
+        prev: Ring position of the channel's previous record, 0 for none.
+        stamp_ns: CLOCK_MONOTONIC of the writer.
+        payload: The payload and up to 7 zero bytes.
+    """
+
+    position: int
+    kind: int
+    channel: int
+    ms: int
+    n: int
+    seq: int
+    prev: int
+    stamp_ns: int
+    payload: bytes
+
+
+class Receiver:
+    """Reads a ring from its own cursor. There may be many, in any process."""
+
+    def __init__(
+        self, segment: Segment, *, checksums: bool = not layout.ORDER_IS_TRUSTED
+    ) -> None:
+        self._segment = segment
+        self._checksums = checksums
+        self._largest = segment.size // layout.LARGEST_SHARE
+        self.generation: int = segment.words[layout.GENERATION]
+        self.cursor: int = segment.head()
+
+    def unread(self) -> int:
+        """Bytes between the cursor and the head."""
+        return self._segment.head() - self.cursor
+
+    def skip_to_head(self) -> None:
+        """Give up what is unread."""
+        self.cursor = self._segment.head()
+
+    def receive(self, limit: int) -> bytes:
+        """Copy unread bytes, at most about *limit*, and check them for a lap.
+
+        The cursor does not move: hand the copy to ``records``, which moves it.
+
+        Returns:
+            The copy, b"" when nothing is unread.
+
+        Raises:
+            NewGeneration: Another transmitter took over; the cursor is at its start.
+            Lapped: The cursor's bytes are gone; the cursor is at the head now.
+        """
+        segment = self._segment
+        words = segment.words
+        if words[layout.GENERATION] != self.generation:
+            self.generation = words[layout.GENERATION]
+            self.cursor = words[layout.GENERATION_START]
+            raise NewGeneration
+        cursor = self.cursor
+        head = words[layout.HEAD]
+        if head == cursor:
+            return b""
+        length = min(head - cursor, max(limit, self._largest), segment.size)
+        copied = segment.copy(cursor, length)
+        if cursor < words[layout.CLAIM] - segment.size:
+            self.cursor = words[layout.HEAD]
+            raise Lapped
+        return copied
+
+    def records(self, copied: bytes) -> Iterator[Record]:
+        """Walk the whole records of a copy, moving the cursor behind each.
+
+        Raises:
+            RingCorrupted: A record breaks the layout although it was not lapped.
+        """
+        unpack = layout.RECORD.unpack_from
+        end = len(copied)
+        offset = 0
+        position = self.cursor
+        while offset + layout.RECORD_BYTES <= end:
+            word, channel, checksum, ms, n, seq, prev, stamp = unpack(copied, offset)
+            length = word >> 8
+            kind = word & 0xFF
+            self._check(position, kind, length)
+            if offset + length > end:
+                return
+            if self._checksums:
+                self._verify(position, copied[offset : offset + length], checksum)
+            payload = copied[offset + layout.RECORD_BYTES : offset + length]
+            offset += length
+            self.cursor = position + length
+            yield Record(position, kind, channel, ms, n, seq, prev, stamp, payload)
+            position += length
+
+    def read(self, position: int) -> Record | None:
+        """Copy one record that a link or an index points at, None if it is gone.
+
+        Raises:
+            RingCorrupted: The record breaks the layout although it was not lapped.
+        """
+        segment = self._segment
+        words = segment.words
+        header = segment.copy(position, layout.RECORD_BYTES)
+        if position < words[layout.CLAIM] - segment.size:
+            return None
+        word, channel, checksum, ms, n, seq, prev, stamp = layout.RECORD.unpack(header)
+        length = word >> 8
+        kind = word & 0xFF
+        self._check(position, kind, length)
+        payload = segment.copy(
+            position + layout.RECORD_BYTES, length - layout.RECORD_BYTES
+        )
+        if position < words[layout.CLAIM] - segment.size:
+            return None
+        if self._checksums:
+            self._verify(position, header + payload, checksum)
+        return Record(position, kind, channel, ms, n, seq, prev, stamp, payload)
+
+    def _check(self, position: int, kind: int, length: int) -> None:
+        if kind not in layout.KINDS:
+            raise RingCorrupted(position, f"unknown kind {kind}")
+        if length & 7 or not layout.RECORD_BYTES <= length <= self._largest:
+            raise RingCorrupted(position, f"impossible length {length}")
+
+    def _verify(self, position: int, record: bytes, checksum: int) -> None:
+        at = layout.CHECKSUM_OFFSET
+        plain = record[:at] + bytes(4) + record[at + 4 :]
+        if zlib.crc32(plain, self.generation & 0xFFFFFFFF) != checksum:
+            raise RingCorrupted(position, "checksum does not match")

@@ -1,0 +1,196 @@
+"""The payload of each kind of record: pack and unpack, nothing else."""
+
+from __future__ import annotations
+
+import struct
+
+import msgspec
+
+from broker.entry import SKIP_REASONS, Event, Skipped
+from broker.model import FIRST_ID, Position, StreamId
+
+_EVENT = struct.Struct("=BHHHHI")
+_GAP = struct.Struct("=QQQQQQQBB")
+_JOIN = struct.Struct("=IQQQQQIBH")
+_REFUSED = struct.Struct("=IQH")
+_UNKNOWN = 2**64 - 1
+
+GAP_REASONS = ("trimmed", "transient", "conflated", "dropped", "reset")
+
+
+def seq_word(seq: int | None) -> int:
+    """An ordinal as it stands in a record: 0 where it is not known."""
+    return seq or 0
+
+
+def position_of(ms: int, n: int, seq: int) -> Position:
+    """A position from the words of a record; ordinal 0 is exact only at 0-0."""
+    stream_id: StreamId = (ms, n)
+    return Position(stream_id, seq if seq or stream_id == FIRST_ID else None)
+
+
+def pack_event(event: Event) -> bytes:
+    """Payload of an EVENT record; the fields are as short as ``entry`` allows."""
+    name, timestamp, node_id = event.event, event.timestamp, event.node_id
+    key, data = event.key, event.data
+    return (
+        _EVENT.pack(
+            event.transient,
+            len(name),
+            len(timestamp),
+            len(node_id),
+            len(key),
+            len(data),
+        )
+        + name
+        + timestamp
+        + node_id
+        + key
+        + data
+    )
+
+
+def unpack_event(payload: bytes) -> Event:
+    """The event in the payload of an EVENT record."""
+    transient, name, timestamp, node_id, key, data = _EVENT.unpack_from(payload)
+    a = _EVENT.size
+    b = a + name
+    c = b + timestamp
+    d = c + node_id
+    e = d + key
+    return Event(
+        event=payload[a:b],
+        timestamp=payload[b:c],
+        node_id=payload[c:d],
+        key=payload[d:e],
+        data=payload[e : e + data],
+        transient=bool(transient),
+    )
+
+
+def pack_skipped(skipped: Skipped) -> bytes:
+    """Payload of a SKIPPED record."""
+    reason = SKIP_REASONS.index(skipped.reason)
+    return bytes((reason, len(skipped.detail))) + skipped.detail
+
+
+def unpack_skipped(payload: bytes) -> Skipped:
+    """The reason in the payload of a SKIPPED record."""
+    return Skipped(reason=SKIP_REASONS[payload[0]], detail=payload[2 : 2 + payload[1]])
+
+
+class GapRecord(msgspec.Struct, frozen=True, gc=False):
+    """A hole in a stream.
+
+    Attributes:
+        after: The last position before the hole.
+        next: The first position behind it.
+        lost: How many entries are missing, None where nobody can know.
+        exact: Whether ``lost`` is certain.
+        reason: One of ``GAP_REASONS``.
+    """
+
+    after: Position
+    next: Position
+    lost: int | None
+    exact: bool
+    reason: str
+
+
+def pack_gap(gap: GapRecord) -> bytes:
+    """Payload of a GAP record."""
+    after, following = gap.after, gap.next
+    return _GAP.pack(
+        *after.id,
+        seq_word(after.seq),
+        *following.id,
+        seq_word(following.seq),
+        _UNKNOWN if gap.lost is None else gap.lost,
+        gap.exact,
+        GAP_REASONS.index(gap.reason),
+    )
+
+
+def unpack_gap(payload: bytes) -> GapRecord:
+    """The hole in the payload of a GAP record."""
+    am, an, aseq, nm, nn, nseq, lost, exact, reason = _GAP.unpack_from(payload)
+    return GapRecord(
+        after=position_of(am, an, aseq),
+        next=position_of(nm, nn, nseq),
+        lost=None if lost == _UNKNOWN else lost,
+        exact=bool(exact),
+        reason=GAP_REASONS[reason],
+    )
+
+
+class Join(msgspec.Struct, frozen=True, gc=False):
+    """What a worker learns of a channel; its cursor stands in the record itself.
+
+    Attributes:
+        worker: Board row of the worker that asked.
+        token: The number it gave its request.
+        session: The session's name.
+        base: Where the channel's chain begins.
+        last: Ring position of the channel's last record, 0 before the first.
+        epoch: How many resets the watch has seen.
+        reset: The position that the request came with is not of this stream.
+    """
+
+    worker: int
+    token: int
+    session: str
+    base: Position
+    last: int
+    epoch: int
+    reset: bool
+
+
+def pack_join(join: Join) -> bytes:
+    """Payload of a JOIN record."""
+    name = join.session.encode()
+    fixed = _JOIN.pack(
+        join.worker,
+        join.token,
+        *join.base.id,
+        seq_word(join.base.seq),
+        join.last,
+        join.epoch,
+        join.reset,
+        len(name),
+    )
+    return fixed + name
+
+
+def unpack_join(payload: bytes) -> Join:
+    """The answer in the payload of a JOIN record."""
+    worker, token, ms, n, seq, last, epoch, reset, size = _JOIN.unpack_from(payload)
+    name = payload[_JOIN.size : _JOIN.size + size]
+    base = position_of(ms, n, seq)
+    return Join(worker, token, name.decode(), base, last, epoch, bool(reset))
+
+
+class Refused(msgspec.Struct, frozen=True, gc=False):
+    """Why a worker may not watch a session.
+
+    Attributes:
+        worker: Board row of the worker that asked.
+        token: The number it gave its request.
+        reason: A word for clients, such as ``wrong_type`` or ``overloaded``.
+    """
+
+    worker: int
+    token: int
+    reason: str
+
+
+def pack_refused(refused: Refused) -> bytes:
+    """Payload of a REFUSED record."""
+    reason = refused.reason.encode()
+    return _REFUSED.pack(refused.worker, refused.token, len(reason)) + reason
+
+
+def unpack_refused(payload: bytes) -> Refused:
+    """The refusal in the payload of a REFUSED record."""
+    worker, token, size = _REFUSED.unpack_from(payload)
+    reason = payload[_REFUSED.size : _REFUSED.size + size]
+    return Refused(worker, token, reason.decode())
