@@ -1,0 +1,143 @@
+"""The JSON of ``broker.v1``: what a text frame says, without the frame around it."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Annotated, Final
+
+import msgspec
+import orjson
+
+from broker.entry import Event
+from broker.errors import BrokerError
+from broker.protocols.timestamps import default_timestamp
+
+SUBPROTOCOL: Final = "broker.v1"
+
+HEARTBEAT: Final = b'{"event":"heartbeat"}'
+
+_MAX_NAME_CHARS = 128
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=_MAX_NAME_CHARS)]
+
+_NOT_JSON = "the frame is not JSON"
+_WRONG_SHAPE = (
+    'a frame is {"cmd": text, "id": text, "data": object}; id and data may be left out;'
+    " cmd and id have 1 to 128 characters"
+)
+
+
+class ClientFrame(msgspec.Struct, frozen=True):
+    """What a client asks for; unknown keys are ignored.
+
+    Attributes:
+        cmd: The command's name, 1 to 128 characters.
+        id: The client's name for this frame, 1 to 128 characters; the ``ref`` of
+            the answer.
+        data: The arguments.
+    """
+
+    cmd: _Name
+    id: _Name | None = None
+    data: dict[str, object] | None = None
+
+
+class BadFrame(BrokerError):
+    """A client frame cannot be understood; the connection stays.
+
+    Attributes:
+        code: ``bad_json`` or ``bad_frame``, for the ``error`` frame and metrics.
+        message: For the developer of the client; repeats nothing of the frame.
+        ref: The frame's ``id`` where that could be read.
+    """
+
+    def __init__(self, code: str, message: str, ref: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.ref = ref
+
+
+_decode_frame = msgspec.json.Decoder(ClientFrame).decode
+
+
+def position_text(ms: int, n: int, seq: int) -> bytes:
+    """A position as it stands on the wire; *seq* 0 is unknown and left out."""
+    return b"%d-%d@%d" % (ms, n, seq) if seq else b"%d-%d" % (ms, n)
+
+
+def event_json(session: bytes, ms: int, n: int, seq: int, event: Event) -> bytes:
+    """A published event: ``id, seq, session, event, data, timestamp, node_id``.
+
+    ``data`` stands there byte for byte as it was published. *seq* 0 is unknown: the
+    frame has no ``seq`` then. An empty ``node_id`` is left out. *session* must be a
+    session name: those need no quoting within JSON.
+    """
+    # One formatting of bytes per event: no str is built and encoded again. Called for
+    # every event and worker; 0.8 us.
+    node_id = b',"node_id":' + _quoted(event.node_id) if event.node_id else b""
+    timestamp = event.timestamp or default_timestamp(ms, n)
+    name = _quoted(event.event)
+    if seq:
+        return (
+            b'{"id":"%d-%d@%d","seq":%d,"session":"%b","event":%b,"data":%b,'
+            b'"timestamp":"%b"%b}'
+        ) % (ms, n, seq, seq, session, name, event.data, timestamp, node_id)
+    return (
+        b'{"id":"%d-%d","session":"%b","event":%b,"data":%b,"timestamp":"%b"%b}'
+    ) % (ms, n, session, name, event.data, timestamp, node_id)
+
+
+def skipped_json(
+    session: bytes, ms: int, n: int, seq: int, reason: str, detail: bytes
+) -> bytes:
+    """An entry that broke the contract: it takes its place in the log by ``id``."""
+    frame: dict[str, object] = {"id": position_text(ms, n, seq).decode()}
+    if seq:
+        frame["seq"] = seq
+    frame["session"] = session.decode()
+    frame["event"] = "skipped"
+    frame["data"] = {"reason": reason, "message": detail.decode("ascii", "replace")}
+    return orjson.dumps(frame)
+
+
+def notice_json(event: str, data: object, session: str | None = None) -> bytes:
+    """An event of the broker itself; without ``id``, so it moves no position.
+
+    *data* is what orjson knows, with positions as text.
+    """
+    if session is None:
+        return orjson.dumps({"event": event, "data": data})
+    return orjson.dumps({"event": event, "session": session, "data": data})
+
+
+def read_client_frame(payload: bytes) -> ClientFrame:
+    """Read the text of a client frame.
+
+    Raises:
+        BadFrame: It is not JSON, or not ``{"cmd": ..., "id": ..., "data": {...}}``.
+    """
+    try:
+        return _decode_frame(payload)
+    except msgspec.ValidationError:
+        raise _wrong_shape(payload) from None
+    except RecursionError:
+        raise BadFrame("bad_json", "the frame is nested too deeply") from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise BadFrame("bad_json", _NOT_JSON) from None
+
+
+def _wrong_shape(payload: bytes) -> BadFrame:
+    try:
+        frame = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        # The shape was found wrong before the end of the text was seen.
+        return BadFrame("bad_json", _NOT_JSON)
+    ref = frame.get("id") if isinstance(frame, dict) else None
+    known = isinstance(ref, str) and 0 < len(ref) <= _MAX_NAME_CHARS
+    return BadFrame("bad_frame", _WRONG_SHAPE, ref if known else None)
+
+
+# Names of events and nodes repeat: 0.04 us instead of 0.08. At most 1024 bytes each.
+@lru_cache(maxsize=1024)
+def _quoted(text: bytes) -> bytes:
+    return orjson.dumps(text.decode())

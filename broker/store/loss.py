@@ -1,0 +1,342 @@
+"""What was lost between two reads of a stream, counted exactly. Pure.
+
+Redis skips trimmed and deleted entries silently. But every ``XINFO STREAM`` says how
+many entries were ever added, so a reader that knows the ordinal of its cursor can
+count what it did not get. In the comments E is ``entries-added``, L ``length``, T
+``last-generated-id``, F ``recorded-first-entry-id``, D ``max-deleted-entry-id``, all
+of one ``XINFO`` in the same ``MULTI`` as the page; C is the cursor, q its ordinal and
+k the number of entries in the page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any, Final, Literal
+
+import msgspec
+from hiredis import ReplyError
+
+from broker.errors import ServerUnsuitable
+from broker.model import FIRST_ID, Position, StreamId, id_before, parse_stream_id
+from broker.store.replies import store_error
+
+
+class NotRead(Enum):
+    """The type of `NOT_READ`."""
+
+    NOT_READ = "not read"
+
+
+NOT_READ: Final = NotRead.NOT_READ
+"""Stands for the `StreamInfo` of a page that was read without it."""
+
+
+class StreamInfo(msgspec.Struct, frozen=True, gc=False):
+    """One ``XINFO STREAM``.
+
+    Attributes:
+        added: How many entries were ever added.
+        length: How many of them are there.
+        last: The largest id that an entry ever had.
+        first: The id of the first entry there is; ``(0, 0)`` if there is none.
+        max_deleted: The largest id that ``XDEL`` removed; trimming does not count.
+        mean_bytes: Size of the fields of the first or the last entry, the larger;
+            0 if there is none.
+    """
+
+    added: int
+    length: int
+    last: StreamId
+    first: StreamId
+    max_deleted: StreamId
+    mean_bytes: int = 0
+
+
+def read_stream_info(reply: Any) -> StreamInfo | None:
+    """Take the reply to ``XINFO STREAM`` apart; None if there is no such key.
+
+    Raises:
+        StoreRefused: The key holds no stream, or may not be read.
+        StoreUnavailable: The server is not ready.
+        ServerUnsuitable: The server is too old to count what was added.
+    """
+    if isinstance(reply, ReplyError):
+        if "no such key" in str(reply):
+            return None
+        raise store_error(reply)
+    try:
+        return StreamInfo(
+            reply[b"entries-added"],
+            reply[b"length"],
+            parse_stream_id(reply[b"last-generated-id"]),
+            parse_stream_id(reply[b"recorded-first-entry-id"]),
+            parse_stream_id(reply[b"max-deleted-entry-id"]),
+            max(_size(reply[b"first-entry"]), _size(reply[b"last-entry"])),
+        )
+    except KeyError as error:
+        raise ServerUnsuitable(f"XINFO STREAM has no field {error}") from None
+
+
+def _size(entry: list[Any] | None) -> int:
+    return sum(map(len, entry[1])) if entry else 0
+
+
+class Anchor(msgspec.Struct, frozen=True, gc=False):
+    """How far a stream was read and what is known of its ordinals.
+
+    Attributes:
+        cursor: Everything up to this id was read.
+        seq: The ordinal of ``since``, or None if it is not known.
+        since: The last id at which nothing was left to settle; the same as
+            ``cursor`` unless the counting is deferred.
+        delivered: How many entries were handed on after ``since``.
+    """
+
+    cursor: StreamId
+    seq: int | None
+    since: StreamId
+    delivered: int
+
+    @classmethod
+    def at(cls, position: Position) -> Anchor:
+        """Everything up to *position* was read and nothing is left to settle."""
+        return cls(position.id, position.seq, position.id, 0)
+
+
+class Gap(msgspec.Struct, frozen=True, gc=False):
+    """Entries that can no longer be read.
+
+    Attributes:
+        at: Where the gap itself stands among the entries.
+        after: The last position before the loss.
+        next: The first position behind it.
+        lost: How many entries, or None if nobody can know.
+        exact: Whether ``lost`` is that number.
+        reason: Why they are gone.
+    """
+
+    at: Position
+    after: Position
+    next: Position
+    lost: int | None
+    exact: bool
+    reason: str = "trimmed"
+
+
+class Reset(msgspec.Struct, frozen=True, gc=False):
+    """The stream is not the one that the cursor belongs to: read it from 0-0."""
+
+
+class Page(msgspec.Struct, frozen=True, gc=False):
+    """What is known about the entries of one read.
+
+    Attributes:
+        gaps: Each with the index of the entry that it goes before; the number of
+            entries means after the last one.
+        seqs: The ordinal of each entry, 0 where it is not known exactly.
+        anchor: Where the next page begins.
+    """
+
+    gaps: list[tuple[int, Gap]]
+    seqs: list[int]
+    anchor: Anchor
+
+
+Info = StreamInfo | None | Literal[NotRead.NOT_READ]
+
+
+def belongs(
+    position: Position, info: StreamInfo | None, *, present: bool | None
+) -> bool:
+    """Whether *position* can be one of the stream that *info* describes.
+
+    Args:
+        position: The id and, where known, the ordinal of an entry that was read.
+        info: None if there is no such key.
+        present: Whether there is an entry at that id; None if nobody looked.
+    """
+    if position.id == FIRST_ID:
+        return True
+    if info is None or info.last < position.id:
+        return False
+    if position.seq is not None and info.added < position.seq:
+        return False
+    # Neither trimmed nor deleted, so an entry that ever was there still is.
+    kept = info.length and info.first <= position.id and info.max_deleted < position.id
+    return not (kept and present is False)
+
+
+def settle(
+    anchor: Anchor,
+    entry_ids: Sequence[StreamId],
+    full: bool,
+    info: Info,
+    *,
+    cursor_present: bool | None = None,
+) -> Reset | Page:
+    """Count what is missing between *anchor* and the end of a page.
+
+    Args:
+        anchor: Where the page began.
+        entry_ids: The ids of its entries, which all come after ``anchor.cursor``.
+        full: Whether the page may have been cut off by its bound.
+        info: Read in the same transaction; `NOT_READ` defers the counting.
+        cursor_present: Whether there is an entry at the cursor; None if nobody
+            looked, which is right for a cursor that this process has read itself.
+    """
+    count = len(entry_ids)
+    seq = anchor.seq
+    if (  # The common case, live and nothing lost: 0.5 us instead of 2.
+        count
+        and not full
+        and seq is not None
+        and not anchor.delivered
+        and type(info) is StreamInfo
+        and info.added - seq == count
+        and cursor_present is None
+    ):
+        return _exact_page(entry_ids, info.added, [])
+    if info is NOT_READ:
+        return _defer(anchor, entry_ids)
+    if anchor.cursor == FIRST_ID:
+        seq = 0
+    counted = None if seq is None else seq + anchor.delivered
+    if not belongs(Position(anchor.cursor, counted), info, present=cursor_present):
+        return Reset()
+    if info is None:
+        return Page([], [], Anchor.at(Position(FIRST_ID, 0)))
+    at_tail = not full or entry_ids[-1] == info.last
+    if seq is None:
+        return _settle_unknown(anchor, entry_ids, at_tail, info)
+    known = Anchor(anchor.cursor, seq, anchor.since, anchor.delivered)
+    if at_tail:
+        return _settle_at_tail(known, seq, entry_ids, info, bool(cursor_present))
+    return _settle_midway(known, seq, entry_ids, info)
+
+
+def _settle_at_tail(
+    anchor: Anchor, seq: int, ids: Sequence[StreamId], info: StreamInfo, checked: bool
+) -> Reset | Page:
+    # Every entry ever added is either counted, or here, or lost.
+    lost = info.added - seq - anchor.delivered - len(ids)
+    if lost < 0:
+        return Reset()
+    cursor = anchor.cursor
+    deleted = anchor.delivered > 0 or info.max_deleted > cursor
+    if lost and not deleted and not _trimmed_past(cursor, info):
+        # Everything after the cursor is still here, so its ordinal was wrong: it came
+        # from a client, or from another history whose ids this one has used again.
+        if not checked:
+            return Reset()
+        lost = 0
+    if lost == 0:
+        if ids:
+            return _exact_page(ids, info.added, [])
+        return Page([], [], Anchor.at(Position(cursor, info.added)))
+    if deleted or not ids:
+        return _late_gap(anchor, ids, info, lost)
+    gap = _gap_in_front(Position(cursor, seq), ids[0], seq + lost + 1, lost)
+    return _exact_page(ids, info.added, [(0, gap)])
+
+
+def _settle_midway(
+    anchor: Anchor, seq: int, ids: Sequence[StreamId], info: StreamInfo
+) -> Reset | Page:
+    cursor = anchor.cursor
+    if anchor.delivered or info.max_deleted > cursor:
+        # What is lost may lie inside this page or behind it: count at the tail.
+        return _defer(anchor, ids)
+    lost = info.added - info.length - seq if info.first > cursor else 0
+    last_seq = seq + lost + len(ids)
+    if lost < 0 or last_seq > info.added:
+        return Reset()
+    if not lost:
+        return _exact_page(ids, last_seq, [])
+    gap = _gap_in_front(Position(cursor, seq), ids[0], seq + lost + 1, lost)
+    return _exact_page(ids, last_seq, [(0, gap)])
+
+
+def _settle_unknown(
+    anchor: Anchor, ids: Sequence[StreamId], at_tail: bool, info: StreamInfo
+) -> Page:
+    since = anchor.since
+    if at_tail and info.max_deleted <= since and not _trimmed_past(since, info):
+        return _exact_tail(anchor, ids, info)
+    if ids and info.first > anchor.cursor:
+        before_first = id_before(ids[0])
+        if info.max_deleted <= before_first:
+            return _first_retained(anchor, ids, info)
+        if not at_tail:
+            gap = _gap_in_front(Position(since), ids[0], None, None)
+            after = Anchor(ids[-1], None, before_first, len(ids))
+            return Page([(0, gap)], [0] * len(ids), after)
+    if at_tail:
+        return _late_gap(anchor, ids, info, None)
+    if anchor.delivered or info.max_deleted > anchor.cursor:
+        return _defer(anchor, ids)
+    return Page([], [0] * len(ids), Anchor.at(Position(ids[-1])))
+
+
+def _exact_tail(anchor: Anchor, ids: Sequence[StreamId], info: StreamInfo) -> Page:
+    # Nothing behind ``since`` was removed: the ordinals can be counted from the tail.
+    if ids:
+        return _exact_page(ids, info.added, [])
+    return Page([], [], Anchor.at(Position(anchor.cursor, info.added)))
+
+
+def _first_retained(anchor: Anchor, ids: Sequence[StreamId], info: StreamInfo) -> Page:
+    # The page begins with the first entry there is, and nothing was deleted behind it:
+    # its ordinal is E - L + 1. What came before it can be counted only if it is none.
+    first_seq = info.added - info.length + 1
+    gaps = []
+    if first_seq > 1:
+        gap = _gap_in_front(Position(anchor.since), ids[0], first_seq, None)
+        gaps.append((0, gap))
+    return _exact_page(ids, first_seq + len(ids) - 1, gaps)
+
+
+def _trimmed_past(stream_id: StreamId, info: StreamInfo) -> bool:
+    """Whether entries right behind *stream_id* may have been trimmed."""
+    return (info.first if info.length else info.last) > stream_id
+
+
+def _exact_page(
+    ids: Sequence[StreamId], last_seq: int, gaps: list[tuple[int, Gap]]
+) -> Page:
+    last = ids[-1]
+    seqs = list(range(last_seq - len(ids) + 1, last_seq + 1))
+    return Page(gaps, seqs, Anchor(last, last_seq, last, 0))
+
+
+def _defer(anchor: Anchor, ids: Sequence[StreamId]) -> Page:
+    if not ids:
+        return Page([], [], anchor)
+    count = len(ids)
+    after = Anchor(ids[-1], anchor.seq, anchor.since, anchor.delivered + count)
+    return Page([], [0] * count, after)
+
+
+def _gap_in_front(
+    after: Position, first: StreamId, seq: int | None, lost: int | None
+) -> Gap:
+    """A gap that lies right before the entry *first*, which has the ordinal *seq*."""
+    at = Position(id_before(first), None if seq is None else seq - 1)
+    return Gap(at, after, Position(first, seq), lost, lost is not None)
+
+
+def _late_gap(
+    anchor: Anchor, ids: Sequence[StreamId], info: StreamInfo, lost: int | None
+) -> Page:
+    """A gap somewhere behind ``anchor.since``, found at the tail."""
+    tail = Position(info.last, info.added)
+    after = Position(anchor.since, anchor.seq)
+    exact = lost is not None
+    seqs = [0] * len(ids)
+    if ids and ids[-1] == tail.id:
+        seqs[-1] = info.added
+        place, at = 0, Position(id_before(ids[0]))
+    else:
+        place, at = len(ids), tail
+    gap = Gap(at, after, tail, lost, exact)
+    return Page([(place, gap)], seqs, Anchor.at(tail))

@@ -1,0 +1,252 @@
+"""Reads of event streams: the commands, and their replies taken apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from hiredis import ReplyError
+
+from broker.errors import StoreError
+from broker.model import FIRST_ID, LAST_ID, StreamId, parse_stream_id
+from broker.store.connection import Command, Connection
+from broker.store.loss import NOT_READ, Info, StreamInfo, read_stream_info
+from broker.store.replies import RETRY_KINDS, error_kind, first_error, store_error
+
+Entry = tuple[StreamId, list[bytes]]
+"""An id and the fields ``[name, value, name, value, ...]``."""
+
+
+class EntryPage(msgspec.Struct, gc=False):
+    """One page of a stream.
+
+    Attributes:
+        entries: What comes after the position asked for.
+        info: Read in the same transaction; None if there is no such key.
+        full: Whether the page has as many entries as were asked for.
+        cursor_present: Whether there is an entry at the position asked for; None if
+            that was not checked.
+    """
+
+    entries: list[Entry]
+    info: StreamInfo | None
+    full: bool
+    cursor_present: bool | None
+
+
+class KeyRead(msgspec.Struct, gc=False):
+    """What a doorbell read brought for one key.
+
+    Attributes:
+        entries: What comes after the cursor.
+        info: None if there is no such key, `NOT_READ` if it was left out.
+        error: Why the key cannot be read although the read as a whole succeeded.
+    """
+
+    entries: list[Entry]
+    info: Info
+    error: ReplyError | None = None
+
+
+class BatchError(msgspec.Struct, frozen=True):
+    """A doorbell read failed as a whole, perhaps because of one of its keys.
+
+    Attributes:
+        kind: The first word of the answer, such as ``WRONGTYPE``.
+        message: The answer.
+    """
+
+    kind: str
+    message: str
+
+    @property
+    def retry(self) -> bool:
+        """Whether the server is not ready, so that no key is to blame."""
+        return self.kind in RETRY_KINDS
+
+
+def doorbell_read(
+    keys: Sequence[bytes], cursors: Sequence[StreamId], count: int, with_info: bool
+) -> list[Command]:
+    """The commands that read *count* entries at most of each of *keys*.
+
+    With *with_info* all in one transaction with an ``XINFO`` of each key: only then
+    can what is missing be counted.
+    """
+    ids = map(_id, cursors)
+    read: Command = (b"XREAD", b"COUNT", count, b"STREAMS", *keys, *ids)
+    if not with_info:
+        return [read]
+    infos = [(b"XINFO", b"STREAM", key) for key in keys]
+    return [(b"MULTI",), read, *infos, (b"EXEC",)]
+
+
+def parse_doorbell_reply(
+    replies: list[Any], keys: Sequence[bytes], with_info: bool
+) -> list[KeyRead] | BatchError:
+    """Take apart what the server answered to `doorbell_read` of *keys*."""
+    result = replies[-1] if with_info else replies
+    if isinstance(result, ReplyError):  # EXECABORT: the reason came earlier.
+        return _batch_error(first_error(replies) or result)
+    found = result[0]
+    if isinstance(found, ReplyError):
+        return _batch_error(found)
+    if found is None:
+        found = {}
+    if not with_info:
+        return [KeyRead(_entries(found.get(key, ())), NOT_READ) for key in keys]
+    return [
+        _key_read(found.get(key, ()), reply)
+        for key, reply in zip(keys, result[1:], strict=True)
+    ]
+
+
+def _key_read(raw: Sequence[Any], info: Any) -> KeyRead:
+    try:
+        return KeyRead(_entries(raw), read_stream_info(info))
+    except StoreError as error:
+        refusal = info if isinstance(info, ReplyError) else ReplyError(str(error))
+        return KeyRead([], NOT_READ, refusal)
+
+
+def _batch_error(reply: ReplyError) -> BatchError:
+    return BatchError(error_kind(reply), str(reply))
+
+
+def _entries(raw: Sequence[Any]) -> list[Entry]:
+    return [(parse_stream_id(entry_id), fields) for entry_id, fields in raw]
+
+
+async def read_page(
+    connection: Connection,
+    key: bytes,
+    after: StreamId,
+    count: int,
+    *,
+    inclusive_check: bool,
+) -> EntryPage:
+    """Read *count* entries at most that come after *after*, and the stream's ``XINFO``.
+
+    Args:
+        connection: Not the reader's: each read there arms the doorbell.
+        key: The stream.
+        after: Where to begin.
+        count: At least 1.
+        inclusive_check: Find out as well whether there is an entry at *after*.
+
+    Raises:
+        StoreUnavailable: No connection, or the server is not ready.
+        StoreRefused: The key holds no stream, or may not be read.
+    """
+    if inclusive_check:
+        start, end, limit = _id(after), b"+", count + 1
+    else:
+        start, end = _between(after, None)
+        limit = count
+    replies = await connection.send(
+        (b"MULTI",),
+        (b"XRANGE", key, start, end, b"COUNT", limit),
+        (b"XINFO", b"STREAM", key),
+        (b"EXEC",),
+    )
+    raw, info = _transaction(replies)
+    entries = _entries(raw)
+    present = None
+    if inclusive_check:
+        present = bool(entries) and entries[0][0] == after
+        entries = entries[1:] if present else entries[:count]
+    return EntryPage(entries, read_stream_info(info), len(entries) >= count, present)
+
+
+def _transaction(replies: list[Any]) -> list[Any]:
+    """The results of ``MULTI ... EXEC``; the first one must be no error."""
+    results: list[Any] | ReplyError = replies[-1]
+    if isinstance(results, ReplyError):
+        raise store_error(first_error(replies) or results)
+    if isinstance(results[0], ReplyError):
+        raise store_error(results[0])
+    return results
+
+
+async def stream_info(connection: Connection, key: bytes) -> StreamInfo | None:
+    """The ``XINFO STREAM`` of *key*; None if there is no such key.
+
+    Raises:
+        StoreUnavailable: No connection, or the server is not ready.
+        StoreRefused: The key holds no stream, or may not be read.
+    """
+    (reply,) = await connection.send((b"XINFO", b"STREAM", key))
+    return read_stream_info(reply)
+
+
+async def last_ids(connection: Connection, key: bytes, count: int) -> list[StreamId]:
+    """The ids of the last *count* entries, the newest first.
+
+    Redis sends the entries whole, so this costs as much as reading them.
+
+    Raises:
+        StoreUnavailable: No connection, or the server is not ready.
+        StoreRefused: The key holds no stream, or may not be read.
+    """
+    raw = await connection.call(b"XREVRANGE", key, b"+", b"-", b"COUNT", count)
+    return [parse_stream_id(entry_id) for entry_id, _ in raw]
+
+
+async def fetch_one(
+    connection: Connection, key: bytes, stream_id: StreamId
+) -> list[bytes] | None:
+    """The fields of the entry at *stream_id*, or None if there is none.
+
+    Raises:
+        StoreUnavailable: No connection, or the server is not ready.
+        StoreRefused: The key holds no stream, or may not be read.
+    """
+    at = _id(stream_id)
+    raw = await connection.call(b"XRANGE", key, at, at)
+    fields: list[bytes] | None = raw[0][1] if raw else None
+    return fields
+
+
+async def history(
+    connection: Connection,
+    key: bytes,
+    after: StreamId | None,
+    before: StreamId | None,
+    limit: int,
+    reverse: bool,
+) -> list[Entry]:
+    """Entries between two ids, neither of which is included.
+
+    Args:
+        connection: Not the reader's: each read there arms the doorbell.
+        key: The stream.
+        after: Where the range begins, or None for the first entry there is.
+        before: Where it ends, or None for the last one.
+        limit: How many entries at most.
+        reverse: Begin with the newest.
+
+    Raises:
+        StoreUnavailable: No connection, or the server is not ready.
+        StoreRefused: The key holds no stream, or may not be read.
+    """
+    start, end = _between(after, before)
+    if reverse:
+        raw = await connection.call(b"XREVRANGE", key, end, start, b"COUNT", limit)
+    else:
+        raw = await connection.call(b"XRANGE", key, start, end, b"COUNT", limit)
+    return _entries(raw)
+
+
+def _id(stream_id: StreamId) -> bytes:
+    return b"%d-%d" % stream_id
+
+
+def _between(after: StreamId | None, before: StreamId | None) -> tuple[bytes, bytes]:
+    """Start and end of a range that includes neither *after* nor *before*."""
+    if after == LAST_ID or before == FIRST_ID:
+        # Nothing lies there, but Redis answers "(" at these ids with an error.
+        return b"+", b"-"
+    start = b"-" if after is None else b"(" + _id(after)
+    end = b"+" if before is None else b"(" + _id(before)
+    return start, end
