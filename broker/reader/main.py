@@ -1,0 +1,114 @@
+"""The reader process, put together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from typing import Any
+
+import structlog
+import uvloop
+
+from broker.config import Settings
+from broker.errors import ServerUnsuitable
+from broker.logs import configure_logs
+from broker.metrics.slots import Slots
+from broker.process import Boot, ExitStatus, read_boot
+from broker.reader.chain import Chains
+from broker.reader.desk import open_desk
+from broker.reader.opening import Openings
+from broker.reader.pump import Pump
+from broker.reader.source import READER_ROW, Source
+from broker.reader.watches import Watches
+from broker.ring import board as b
+from broker.ring.doorbell import Doorbell
+from broker.ring.segment import Segment
+from broker.ring.transmitter import Transmitter
+from broker.store.keys import event_key_pattern
+
+log = structlog.get_logger(__name__)
+
+HEARTBEAT_S = 0.25
+
+
+def main() -> int:
+    """Run the reader until the supervisor ends it; returns the exit status."""
+    boot = read_boot(int(sys.argv[1]))
+    settings = Settings.from_boot(boot.settings)
+    configure_logs(settings, process="reader")
+    try:
+        return uvloop.run(_run(boot, settings))
+    except ServerUnsuitable as error:
+        log.error("server_unsuitable", why=str(error))  # noqa: TRY400 - no traceback
+        return ExitStatus.UNUSABLE
+
+
+async def _run(boot: Boot, settings: Settings) -> int:
+    segment = Segment(boot.ring_fd)
+    board = b.Board(boot.board_fd, boot.worker_count)
+    values = Slots(boot.metrics_fd, boot.worker_count).row(READER_ROW)
+    transmitter = Transmitter(segment, [Doorbell(fd) for fd in boot.doorbell_fds])
+    watches = Watches(
+        event_key_pattern(settings.event_stream), settings.linger_s, settings.sweep_s
+    )
+    chains = Chains(transmitter)
+    openings = Openings(watches, chains, values, settings.max_subscriptions)
+    pump = Pump(watches, chains, values, settings.max_event_bytes)
+    source = Source(
+        settings,
+        boot.pod,
+        watches,
+        chains,
+        openings,
+        pump,
+        board,
+        values,
+        segment.size,
+    )
+    stop: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
+    _watch_for_end(boot, stop)
+    desk = await open_desk(openings, boot.requests_fd)
+    board.set(READER_ROW, b.PID, os.getpid())
+    board.set(READER_ROW, b.STATE, b.READY)
+    tasks = [
+        asyncio.create_task(source.run(), name="source"),
+        asyncio.create_task(_beat(board, chains), name="beat"),
+    ]
+    ends: list[asyncio.Future[Any]] = [stop, *tasks]
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    desk.close()
+    for task in tasks:
+        if task.done():
+            task.result()
+        task.cancel()
+    return stop.result()
+
+
+def _watch_for_end(boot: Boot, stop: asyncio.Future[ExitStatus]) -> None:
+    loop = asyncio.get_running_loop()
+
+    def end(status: ExitStatus) -> None:
+        if not stop.done():
+            stop.set_result(status)
+
+    def lifeline() -> None:
+        with contextlib.suppress(BlockingIOError):
+            if not os.read(boot.lifeline_fd, 1):
+                loop.remove_reader(boot.lifeline_fd)
+                end(ExitStatus.ORPHANED)
+
+    os.set_blocking(boot.lifeline_fd, False)
+    loop.add_reader(boot.lifeline_fd, lifeline)
+    loop.add_signal_handler(signal.SIGTERM, end, ExitStatus.DONE)
+    # A terminal sends it to the whole group; the supervisor decides when we go.
+    loop.add_signal_handler(signal.SIGINT, lambda: None)
+
+
+async def _beat(board: b.Board, chains: Chains) -> None:
+    while True:
+        board.beat(READER_ROW)
+        board.set(READER_ROW, b.CURSOR, chains.head)
+        await asyncio.sleep(HEARTBEAT_S)

@@ -1,0 +1,189 @@
+"""Reads what is dirty from Redis into the ring, one bounded batch at a time."""
+
+from __future__ import annotations
+
+import time
+
+import structlog
+
+from broker.entry import Event, Skipped, read_entry
+from broker.errors import StoreUnavailable
+from broker.metrics import catalog
+from broker.metrics.slots import Row, observe
+from broker.model import StreamId
+from broker.reader.chain import Chains
+from broker.reader.watches import Batch, Watched, Watches
+from broker.ring import records
+from broker.ring.layout import Kind
+from broker.store.connection import Connection
+from broker.store.loss import Page, Reset, settle
+from broker.store.streams import (
+    BatchError,
+    KeyRead,
+    doorbell_read,
+    parse_doorbell_reply,
+)
+
+log = structlog.get_logger(__name__)
+
+REFERENCE_BYTES = 64 * 1024
+"""A larger entry goes into the ring by reference, so one session cannot lap all."""
+
+LAST_MS = 253_402_300_799_999
+"""The last millisecond of the year 9999; ids above it are legal but no times."""
+
+NOT_READY = frozenset({"BUSY", "LOADING", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN"})
+"""Errors that say "not now"."""
+
+
+class Pump:
+    """Moves entries from the streams into the ring."""
+
+    def __init__(
+        self, watches: Watches, chains: Chains, values: Row, max_event_bytes: int
+    ) -> None:
+        self._watches = watches
+        self._chains = chains
+        self._values = values
+        self._max_event_bytes = max_event_bytes
+        self.rings_are_trusted = True
+        """Whether an entry that only the sweep found is a fault of the doorbell."""
+
+    async def do_work(self, connection: Connection) -> int:
+        """Read one batch; returns how many keys it asked for, 0 when all is clean.
+
+        At most one read is under way, so its size bounds what Redis buffers for us.
+
+        Raises:
+            StoreUnavailable: No connection, or not ready; the keys are dirty again.
+        """
+        batch = self._watches.take()
+        if batch is None:
+            return 0
+        keys = [watched.key for watched in batch.watched]
+        cursors = [watched.anchor.cursor for watched in batch.watched]
+        commands = doorbell_read(keys, cursors, batch.count, batch.with_info)
+        try:
+            replies = await connection.send(*commands)
+        except StoreUnavailable:
+            self._watches.put_back(batch.watched)
+            raise
+        self._values[catalog.READS.slot] += 1
+        read = parse_doorbell_reply(replies, keys, batch.with_info)
+        if isinstance(read, BatchError):
+            self._handle_error(batch, read)
+        else:
+            self._append_batch(batch, read)
+        self._values[catalog.RING_BYTES_WRITTEN.slot] += self._chains.commit()
+        return len(keys)
+
+    def _append_batch(self, batch: Batch, read: list[KeyRead]) -> None:
+        oldest_ms = 0
+        for watched, key_read in zip(batch.watched, read, strict=True):
+            if not self._watches.is_current(watched):
+                continue
+            if key_read.error is not None:
+                self._quarantine(watched, str(key_read.error))
+                continue
+            if watched.quarantined or watched.alone:
+                watched.quarantined = watched.alone = False
+            watched.reads += 1
+            if key_read.entries:
+                oldest_ms = oldest_ms or key_read.entries[0][0][0]
+            self._append(watched, key_read, batch.count)
+        if oldest_ms:
+            late_s = time.time_ns() / 1e9 - oldest_ms / 1e3
+            stage = catalog.STAGE_SECONDS["redis_to_reader"]
+            observe(self._values, stage, max(late_s, 0.0))
+
+    def _append(self, watched: Watched, key_read: KeyRead, count: int) -> None:
+        entries = key_read.entries
+        full = len(entries) >= count
+        ids = [entry[0] for entry in entries]
+        outcome = settle(watched.anchor, ids, full, key_read.info)
+        if isinstance(outcome, Reset):
+            log.warning("stream_reset", session=watched.session)
+            self._values[catalog.RESETS.slot] += 1
+            self._chains.reset(watched)
+            self._watches.mark_dirty(watched)
+            return
+        if entries:
+            self._append_entries(watched, entries, outcome)
+            watched.empty_rings = 0
+        elif not watched.swept:
+            self._values[catalog.EMPTY_READS.slot] += 1
+            self._watches.note_empty(watched)
+        for gap in outcome.gaps:
+            if gap[0] == len(entries):
+                self._chains.gap(watched, gap[1])
+            self._values[catalog.GAP_ENTRIES.slot] += gap[1].lost or 0
+        watched.anchor = outcome.anchor
+        if full:
+            self._watches.mark_dirty(watched)
+
+    def _append_entries(
+        self, watched: Watched, entries: list[tuple[StreamId, list[bytes]]], page: Page
+    ) -> None:
+        append = self._chains.append
+        gaps = dict(page.gaps)
+        size = 0
+        for index, ((ms, n), fields) in enumerate(entries):
+            if index in gaps:
+                self._chains.gap(watched, gaps[index])
+            size += sum(map(len, fields))
+            kind, payload = self._encode(watched, ms, n, fields)
+            append(watched, kind, ms, n, page.seqs[index], payload)
+        watched.learn_size(len(entries), size)
+        values = self._values
+        values[catalog.EVENTS_READ.slot] += len(entries)
+        values[catalog.BYTES_READ.slot] += size
+        if watched.swept and self.rings_are_trusted:
+            self._check_bell(watched, len(entries))
+
+    def _encode(
+        self, watched: Watched, ms: int, n: int, fields: list[bytes]
+    ) -> tuple[Kind, bytes]:
+        if ms > LAST_MS:
+            self._values[catalog.ODD_IDS.slot] += 1
+        entry = read_entry(fields, self._max_event_bytes)
+        if type(entry) is Event:
+            payload = records.pack_event(entry)
+            if len(payload) > REFERENCE_BYTES and not entry.transient:
+                return Kind.REFERENCE, b""
+            return Kind.EVENT, payload
+        assert isinstance(entry, Skipped)  # noqa: S101 - narrows for mypy
+        self._values[catalog.SKIPPED.slots[entry.reason]] += 1
+        log.warning(
+            "entry_skipped",
+            session=watched.session,
+            id=f"{ms}-{n}",
+            reason=entry.reason,
+        )
+        return Kind.SKIPPED, records.pack_skipped(entry)
+
+    def _check_bell(self, watched: Watched, entries: int) -> None:
+        # A ring for these entries would have come before the reply did.
+        if not self._watches.is_dirty(watched):
+            self._values[catalog.DOORBELL_MISSED.slot] += entries
+            log.error("doorbell_missed", session=watched.session, entries=entries)
+
+    def _handle_error(self, batch: Batch, error: BatchError) -> None:
+        kind = error.kind
+        if kind in NOT_READY:
+            self._values[catalog.READ_ERRORS.slots["busy"]] += 1
+            self._watches.put_back(batch.watched)
+            raise StoreUnavailable(kind)
+        if len(batch.watched) == 1:
+            self._quarantine(batch.watched[0], kind)
+            return
+        # One bad key fails the read of all: find it by reading each alone.
+        for watched in batch.watched:
+            watched.alone = True
+        self._watches.put_back(batch.watched)
+
+    def _quarantine(self, watched: Watched, error: str) -> None:
+        known = "wrongtype" if error.startswith("WRONGTYPE") else "other"
+        self._values[catalog.READ_ERRORS.slots[known]] += 1
+        if not watched.quarantined:
+            log.error("stream_unreadable", session=watched.session, error=error)
+        watched.alone = watched.quarantined = True

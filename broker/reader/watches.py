@@ -1,0 +1,314 @@
+"""The streams that the reader watches, and which of them want reading."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from broker.model import START, Position, StreamId
+from broker.ring.requests import Watch as Request
+from broker.store.keys import EventKeys
+from broker.store.loss import Anchor, StreamInfo
+
+READ_KEYS_MAX = 256
+"""Keys of one read."""
+READ_COUNT_MAX = 1000
+"""Entries per key of one read."""
+READ_BYTES_MAX = 4 * 1024 * 1024
+"""What one read may bring: Redis has no limit of its own, so count times size is ours."""
+FIRST_COUNT = 10
+"""Entries per key while a key's entry size is a guess."""
+FIRST_MEAN_BYTES = 1024
+INFO_MEAN_BYTES = 16 * 1024
+"""Above this mean size the XINFO, which repeats two whole entries, is left out often."""
+INFO_EVERY = 16
+"""With large entries every so many reads bring the XINFO all the same."""
+REST_S = 1.0
+"""Rings without entries within this time make a key rest (doubling up to the sweep)."""
+
+BEGINNING = Anchor(cursor=START.id, seq=0, since=START.id, delivered=0)
+
+
+class Watched:
+    """One stream and how far it has been read.
+
+    Attributes:
+        session: The session's name.
+        key: The stream's key in Redis.
+        channel: Channel number in the ring, 0 until the first XINFO has come.
+        anchor: How far the stream has been read and with which ordinals.
+        base: Where the chain in the ring begins.
+        last: Ring position of the chain's last record.
+        epoch: How many resets the watch has seen.
+        mean_bytes: Largest mean size of entries seen, slowly forgotten.
+        was_read: Whether ``mean_bytes`` is more than a guess.
+        reads: How often it was read.
+        alone: Read it by itself: a batch with it has failed.
+        quarantined: Only the sweep reads it: its key holds no stream.
+        swept: The sweep asked for the read and not the doorbell.
+        empty_rings: Rings in a row that brought nothing.
+        rest_until: CLOCK_MONOTONIC seconds before which rings do not count.
+        waiting: Requests to answer as soon as the channel is open.
+        workers: Board rows of the workers that need it.
+        idle_since: When the last of them left, None while there are some.
+        verified: Ids of positions that were found to be of this stream.
+    """
+
+    __slots__ = (
+        "alone",
+        "anchor",
+        "base",
+        "channel",
+        "empty_rings",
+        "epoch",
+        "idle_since",
+        "key",
+        "last",
+        "last_ring",
+        "mean_bytes",
+        "quarantined",
+        "reads",
+        "rest_until",
+        "session",
+        "swept",
+        "verified",
+        "waiting",
+        "was_read",
+        "workers",
+    )
+
+    def __init__(self, session: str, key: bytes) -> None:
+        self.session = session
+        self.key = key
+        self.channel = 0
+        self.anchor = BEGINNING
+        self.base = START
+        self.last = 0
+        self.epoch = 0
+        self.mean_bytes = float(FIRST_MEAN_BYTES)
+        self.was_read = False
+        self.reads = 0
+        self.alone = False
+        self.quarantined = False
+        self.swept = False
+        self.empty_rings = 0
+        self.last_ring = 0.0
+        self.rest_until = 0.0
+        self.waiting: list[tuple[int, Request]] = []
+        self.workers: set[int] = set()
+        self.idle_since: float | None = None
+        self.verified: set[StreamId] = set()
+
+    @property
+    def position(self) -> Position:
+        """How far it has been read; without an ordinal where that is not exact now."""
+        anchor = self.anchor
+        return Position(anchor.cursor, None if anchor.delivered else anchor.seq)
+
+    def learn_size(self, entries: int, size: int) -> None:
+        """Take note that *entries* entries were *size* bytes long together."""
+        mean = size / entries
+        self.mean_bytes = max(mean, self.mean_bytes * 0.9) if self.was_read else mean
+        self.was_read = True
+
+    def expect_size(self, info: StreamInfo) -> None:
+        """Take the size of entries from an XINFO, before any has been read."""
+        if not self.was_read:
+            self.mean_bytes = max(float(info.mean_bytes), self.mean_bytes)
+
+    def wants_info(self) -> bool:
+        """Whether the next read should bring the XINFO in any case."""
+        return (
+            self.mean_bytes <= INFO_MEAN_BYTES
+            or self.swept
+            or self.reads % INFO_EVERY == 0
+            or self.empty_rings > 0
+        )
+
+
+class Batch(msgspec.Struct, gc=False):
+    """Keys of one read.
+
+    Attributes:
+        watched: The streams, in the order of the command.
+        count: Entries per stream at most.
+        with_info: Whether the XINFO of each is read in the same transaction.
+    """
+
+    watched: list[Watched]
+    count: int
+    with_info: bool
+
+
+class Watches:
+    """All watched streams, with the sets of those that want something."""
+
+    def __init__(self, keys: EventKeys, linger_s: float, sweep_s: float) -> None:
+        self._keys = keys
+        self._linger_s = linger_s
+        self._sweep_s = sweep_s
+        self._by_key: dict[bytes, Watched] = {}
+        self._by_session: dict[str, Watched] = {}
+        self._dirty: dict[Watched, None] = {}
+        self._swept: dict[Watched, None] = {}
+        self._resting: dict[Watched, None] = {}
+        self._turns = 0
+        self.opening: dict[Watched, None] = {}
+        """Streams whose channel waits for its first XINFO, or requests for a check."""
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def __iter__(self) -> Iterator[Watched]:
+        return iter(list(self._by_key.values()))
+
+    @property
+    def work(self) -> bool:
+        """Whether anything wants reading now."""
+        return bool(self._dirty or self._swept or self.opening)
+
+    @property
+    def quarantined(self) -> int:
+        """How many keys hold no stream."""
+        return sum(watched.quarantined for watched in self._by_key.values())
+
+    def get(self, session: str) -> Watched | None:
+        """The watch of *session*, if there is one."""
+        return self._by_session.get(session)
+
+    def add(self, session: str) -> Watched:
+        """Begin to watch *session*; its channel opens with its first XINFO."""
+        watched = Watched(session, self._keys.key(session))
+        self._by_key[watched.key] = watched
+        self._by_session[session] = watched
+        return watched
+
+    def remove(self, watched: Watched) -> None:
+        """Forget a stream: its link too, so a later watch starts a chain of its own."""
+        self._by_key.pop(watched.key, None)
+        self._by_session.pop(watched.session, None)
+        self._dirty.pop(watched, None)
+        self._swept.pop(watched, None)
+        self._resting.pop(watched, None)
+        self.opening.pop(watched, None)
+
+    def is_current(self, watched: Watched) -> bool:
+        """Whether a reply for *watched* still means anything."""
+        return self._by_key.get(watched.key) is watched
+
+    def ring(self, key: bytes) -> None:
+        """Note that Redis rang for *key*."""
+        watched = self._by_key.get(key)
+        if watched is None or watched.quarantined:
+            return
+        now = time.monotonic()
+        if now < watched.rest_until:
+            self._resting[watched] = None
+            return
+        watched.last_ring = now
+        self._dirty[watched] = None
+
+    def mark_dirty(self, watched: Watched) -> None:
+        """Read *watched* with the next batches."""
+        if not watched.quarantined:
+            self._dirty[watched] = None
+
+    def mark_all_dirty(self) -> None:
+        """Read everything, what moved last first: nothing is known of the time away."""
+        order = sorted(self._by_key.values(), key=lambda w: w.last_ring, reverse=True)
+        for watched in order:
+            if watched.channel:
+                self._dirty[watched] = None
+
+    def is_dirty(self, watched: Watched) -> bool:
+        """Whether it rang, or was put back, since it was taken."""
+        return watched in self._dirty
+
+    def start_sweep(self) -> None:
+        """Queue every stream for the sweep: some changes never ring."""
+        for watched in self._by_key.values():
+            if watched.channel and watched not in self._dirty:
+                self._swept[watched] = None
+
+    def wake_rested(self) -> None:
+        """Read streams whose rest is over."""
+        now = time.monotonic()
+        rested = [watched for watched in self._resting if watched.rest_until <= now]
+        for watched in rested:
+            del self._resting[watched]
+            self.mark_dirty(watched)
+
+    def note_empty(self, watched: Watched) -> None:
+        """Note that a ring brought nothing; a key that goes on like that has to rest."""
+        now = time.monotonic()
+        recent = now - watched.last_ring < REST_S
+        watched.empty_rings = watched.empty_rings + 1 if recent else 1
+        if watched.empty_rings >= 2:
+            doublings = min(watched.empty_rings - 2, 10)
+            rest = min(REST_S * 2**doublings, self._sweep_s)
+            watched.rest_until = now + rest
+
+    def take(self) -> Batch | None:
+        """Take the next keys to read, within the bounds of one read.
+
+        A key leaves the dirty set here, *before* its read is written to the socket: a
+        ring that comes while the reply is on its way marks it dirty again.
+        """
+        self._turns += 1
+        sweep = bool(self._swept) and (not self._dirty or self._turns % 4 == 0)
+        queue = self._swept if sweep else self._dirty
+        if not queue:
+            return None
+        taken: list[Watched] = []
+        largest = 0.0
+        known = True
+        for watched in queue:
+            if watched.alone and taken:
+                continue
+            size = max(largest, watched.mean_bytes)
+            if taken and (len(taken) + 1) * size * FIRST_COUNT > READ_BYTES_MAX:
+                break
+            taken.append(watched)
+            largest = size
+            known = known and watched.was_read
+            if watched.alone or len(taken) == READ_KEYS_MAX:
+                break
+        for watched in taken:
+            del queue[watched]
+            watched.swept = sweep
+        room = int(READ_BYTES_MAX / (len(taken) * largest)) if largest else 1
+        ceiling = READ_COUNT_MAX if known else FIRST_COUNT
+        count = max(1, min(room, ceiling))
+        with_info = any(watched.wants_info() for watched in taken)
+        return Batch(watched=taken, count=count, with_info=with_info)
+
+    def put_back(self, batch: Iterable[Watched]) -> None:
+        """Return keys whose read failed: an error spends the bell as an answer does."""
+        for watched in batch:
+            if self.is_current(watched):
+                self._dirty[watched] = None
+
+    def drop_worker(self, worker: int) -> None:
+        """Take back all watches of a worker whose connection ended."""
+        for watched in self._by_key.values():
+            self.leave(watched, worker)
+
+    def leave(self, watched: Watched, worker: int) -> None:
+        """Note that *worker* needs the stream no longer."""
+        watched.workers.discard(worker)
+        watched.waiting = [item for item in watched.waiting if item[0] != worker]
+        if not watched.workers and watched.idle_since is None:
+            watched.idle_since = time.monotonic()
+
+    def forget_idle(self) -> None:
+        """Stop watching what nobody has needed for the linger time."""
+        until = time.monotonic() - self._linger_s
+        idle = [
+            watched
+            for watched in self._by_key.values()
+            if watched.idle_since is not None and watched.idle_since <= until
+        ]
+        for watched in idle:
+            self.remove(watched)
