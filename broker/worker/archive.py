@@ -1,0 +1,189 @@
+"""Reads the past from Redis for those whom the ring no longer serves."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import structlog
+
+from broker.errors import StoreError, StoreUnavailable
+from broker.metrics import catalog
+from broker.metrics.slots import Row
+from broker.model import StreamId
+from broker.store.connection import Connection
+from broker.store.keys import EventKeys
+from broker.store.loss import StreamInfo
+from broker.store.server import identify
+from broker.store.streams import Entry, EntryPage, history, read_page, stream_info
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+READS_AT_ONCE = 32
+"""Reads under way per worker: resuming clients must not starve the publishers."""
+SHARED_S = 0.5
+"""How long an answer serves others with the same question."""
+READ_BYTES_MAX = 512 * 1024
+FIRST_COUNT = 10
+COUNT_MAX = 500
+
+
+class SharedRead:
+    """One page of a stream and what was made of it, for all who asked the same.
+
+    Attributes:
+        page: What Redis answered.
+        built: Results for subscriptions at the same place, by what distinguishes them.
+    """
+
+    __slots__ = ("built", "page")
+
+    def __init__(self, page: EntryPage) -> None:
+        self.page = page
+        self.built: dict[tuple[object, ...], Any] = {}
+
+
+class Archive:
+    """One supervised connection for reads of the past; identical reads are shared."""
+
+    def __init__(self, url: str, name: str, keys: EventKeys, values: Row) -> None:
+        self._url = url
+        self._name = name
+        self._keys = keys
+        self._values = values
+        self._connection: Connection | None = None
+        self._lost = asyncio.Event()
+        self._slots = asyncio.Semaphore(READS_AT_ONCE)
+        self._shared: dict[tuple[object, ...], asyncio.Task[Any]] = {}
+
+    @property
+    def up(self) -> bool:
+        """Whether there is a connection to a primary."""
+        return self._connection is not None
+
+    async def run(self) -> None:
+        """Keep the connection; never returns."""
+        failures = 0
+        while True:
+            try:
+                await self._hold()
+                failures = 0
+            except StoreError:
+                failures = min(failures + 1, 5)
+            await asyncio.sleep(0.05 * 2**failures * random.uniform(0.5, 1))  # noqa: S311
+
+    async def _hold(self) -> None:
+        self._lost.clear()
+        connection = await Connection.open(
+            self._url, client_name=self._name, on_lost=lambda _: self._lost.set()
+        )
+        try:
+            await identify(connection)
+            self._connection = connection
+            await self._lost.wait()
+        finally:
+            self._connection = None
+            connection.close()
+
+    def page(
+        self, session: str, after: StreamId, count: int, *, check: bool
+    ) -> asyncio.Task[SharedRead]:
+        """Entries after a position, with the XINFO of the same moment.
+
+        Args:
+            session: The session's name.
+            after: Where to begin.
+            count: Entries at most.
+            check: Find out whether there is an entry at *after*.
+        """
+
+        async def ask(connection: Connection) -> SharedRead:
+            key = self._keys.key(session)
+            return SharedRead(
+                await read_page(connection, key, after, count, inclusive_check=check)
+            )
+
+        return self._share(("page", session, after, count, check), ask)
+
+    def info(self, session: str) -> asyncio.Task[StreamInfo | None]:
+        """The XINFO of a session's stream."""
+        return self._share(
+            ("info", session),
+            lambda connection: stream_info(connection, self._keys.key(session)),
+        )
+
+    def before_last(self, session: str, count: int) -> asyncio.Task[StreamId | None]:
+        """The id right before the last *count* entries, None if there are no more."""
+        return self._share(
+            ("last", session, count),
+            lambda connection: _before_last(connection, self._keys.key(session), count),
+        )
+
+    async def history(
+        self,
+        session: str,
+        after: StreamId | None,
+        before: StreamId | None,
+        limit: int,
+        reverse: bool,
+    ) -> list[Entry]:
+        """Entries between two ids, at most *limit*."""
+        key = self._keys.key(session)
+        async with self._slots:
+            return await history(self._use(), key, after, before, limit, reverse)
+
+    def _share(
+        self,
+        question: tuple[object, ...],
+        ask: Callable[[Connection], Awaitable[T]],
+    ) -> asyncio.Task[T]:
+        task = self._shared.get(question)
+        if task is None:
+            self._values[catalog.REPLAY_READS.slot] += 1
+            task = asyncio.get_running_loop().create_task(self._ask(ask))
+            self._shared[question] = task
+            task.add_done_callback(lambda _: self._forget_later(question))
+        return task
+
+    def _forget_later(self, question: tuple[object, ...]) -> None:
+        task = self._shared[question]
+        failed = task.cancelled() or task.exception() is not None
+        delay = 0 if failed else SHARED_S
+        asyncio.get_running_loop().call_later(delay, self._shared.pop, question, None)
+
+    async def _ask(self, ask: Callable[[Connection], Awaitable[T]]) -> T:
+        async with self._slots:
+            return await ask(self._use())
+
+    def _use(self) -> Connection:
+        if self._connection is None:
+            raise StoreUnavailable("no connection to Redis")
+        return self._connection
+
+
+async def _before_last(
+    connection: Connection, key: bytes, count: int
+) -> StreamId | None:
+    # XREVRANGE sends whole entries: bounded steps, as large as their size allows.
+    before: StreamId | None = None
+    step, left = FIRST_COUNT, count + 1
+    while left:
+        asked = min(step, left)
+        entries = await history(connection, key, None, before, asked, True)
+        if len(entries) < asked:
+            return None
+        left -= asked
+        before = entries[-1][0]
+        step = next_count(entries)
+    return before
+
+
+def next_count(entries: list[Entry]) -> int:
+    """How many entries of this size one read may bring."""
+    size = sum(len(field) for _id, fields in entries for field in fields)
+    mean = size / len(entries) if entries else READ_BYTES_MAX / FIRST_COUNT
+    return max(1, min(COUNT_MAX, int(READ_BYTES_MAX / max(mean, 1))))

@@ -1,0 +1,450 @@
+"""Brings subscriptions to the tip: from the ring if it reaches back, else from Redis.
+
+Joining with a position, coming back after a cut and recovering from a full socket are
+the same thing here: a subscription behind the tip takes one page per turn until its
+position equals the tip, and goes live in that same turn, so there is no seam.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import structlog
+
+from broker.errors import RingCorrupted, StoreRefused, StoreUnavailable
+from broker.metrics import catalog
+from broker.metrics.slots import Row
+from broker.model import FIRST_ID, START, Position, StreamId
+from broker.ring.receiver import Receiver
+from broker.ring.records import GapRecord
+from broker.store.loss import Anchor, Reset, StreamInfo, settle
+from broker.worker.archive import FIRST_COUNT, Archive, SharedRead, next_count
+from broker.worker.channels import (
+    Channel,
+    Overflow,
+    Start,
+    StartAt,
+    State,
+    Subscription,
+)
+from broker.worker.hub import Hub, gap_data
+from broker.worker.pages import (
+    PageBuilder,
+    page_from_ring,
+    page_from_store,
+)
+from broker.worker.recent import Page, Recent
+
+log = structlog.get_logger(__name__)
+
+TURN_SUBSCRIPTIONS = 64
+TURN_BYTES = 1024 * 1024
+RETRY_S = 0.25
+
+
+class Catchup:
+    """The subscriptions of a worker that are behind.
+
+    Args:
+        receiver: Reads single records of the ring.
+        archive: Reads Redis.
+        hub: Numbers the broadcasts.
+        values: The process's metric row.
+        max_event_bytes: Larger entries are skipped.
+        schedule: Asks for a turn of ``do_work``.
+        refuse: Ends a subscription whose stream cannot be read.
+    """
+
+    def __init__(
+        self,
+        receiver: Receiver,
+        archive: Archive,
+        hub: Hub,
+        values: Row,
+        max_event_bytes: int,
+        schedule: Callable[[], None],
+        refuse: Callable[[Subscription, str], None],
+    ) -> None:
+        self._receiver = receiver
+        self._archive = archive
+        self._hub = hub
+        self._values = values
+        self._max_event_bytes = max_event_bytes
+        self._schedule = schedule
+        self.refuse = refuse
+        self._loop = asyncio.get_running_loop()
+        self._ready: deque[Subscription] = deque()
+        self.behind: dict[Subscription, None] = {}
+        """Everybody who is replaying or lagging."""
+
+    # Who is behind.
+
+    def set_state(self, sub: Subscription, state: State) -> None:
+        """Move *sub* to another state and set of its channel."""
+        values, states = self._values, catalog.SUBSCRIPTIONS.slots
+        if sub.state in _COUNTED:
+            values[states[_COUNTED[sub.state]]] -= 1
+        if state in _COUNTED:
+            values[states[_COUNTED[state]]] += 1
+        channel = sub.channel
+        live = channel.live[sub.socket.format.index]
+        if state is State.LIVE:
+            channel.behind.pop(sub, None)
+            live[sub] = None
+            sub.live_since = self._hub.number
+        else:
+            live.pop(sub, None)
+            if state is State.CLOSED:
+                channel.behind.pop(sub, None)
+                channel.ahead.pop(sub, None)
+            else:
+                channel.behind[sub] = None
+        if state in (State.REPLAYING, State.LAGGING):
+            self.behind[sub] = None
+        else:
+            self.behind.pop(sub, None)
+        sub.state = state
+
+    def fall_behind(
+        self, sub: Subscription, position: Position, epoch: int, state: State
+    ) -> None:
+        """A live subscription stops at *position*: its socket is full, or the ring cut."""
+        sub.position = position
+        sub.epoch = epoch
+        sub.anchor = None
+        sub.replayed = 0
+        sub.checked = True
+        self.set_state(sub, state)
+        sub.progress_at = self._loop.time()
+        if state is State.LAGGING and sub.overflow is Overflow.CLOSE:
+            self.refuse(sub, "slow")
+        elif not sub.socket.blocked:
+            self.wake(sub)
+
+    def wake(self, sub: Subscription) -> None:
+        """Let *sub* take a turn, unless it waits for something already."""
+        if not sub.waits and sub.state in (State.REPLAYING, State.LAGGING):
+            sub.waits = True
+            self._ready.append(sub)
+            self._schedule()
+
+    def begin(self, sub: Subscription) -> None:
+        """Start a subscription whose channel is joined."""
+        channel, start = sub.channel, sub.start
+        sub.epoch = channel.epoch
+        sub.progress_at = self._loop.time()
+        if start.at is StartAt.LIVE:
+            sub.position = channel.tip
+            self._announce(sub, "live")
+            self.set_state(sub, State.LIVE)
+            return
+        if start.at is StartAt.SINCE:
+            sub.position = min(start.position, channel.tip, key=lambda p: p.id)
+        elif start.at is StartAt.POSITION:
+            sub.position = start.position
+        self.set_state(sub, State.REPLAYING)
+        self.wake(sub)
+
+    # Turns.
+
+    def do_work(self) -> int:
+        """Give turns to those who are ready, within bounds; returns how many."""
+        done = size = 0
+        while self._ready and done < TURN_SUBSCRIPTIONS and size < TURN_BYTES:
+            sub = self._ready.popleft()
+            sub.waits = False
+            size += self._advance(sub)
+            done += 1
+        return done
+
+    def _advance(self, sub: Subscription) -> int:
+        """One step of *sub*; returns the bytes that it was sent."""
+        channel = sub.channel
+        if sub.state not in (State.REPLAYING, State.LAGGING) or not channel.joined:
+            return 0
+        if sub.socket.blocked:
+            return 0  # Its drain wakes it.
+        if sub.epoch != channel.epoch:
+            self._start_over(sub)
+        if sub.state is State.LAGGING and sub.overflow is Overflow.DROP:
+            self._jump(sub)
+            return 0
+        if sub.start.at is StartAt.LAST_N and not sub.announced:
+            return self._find_last(sub)
+        if sub.position.id >= channel.tip.id:
+            self._reach(sub)
+            return 0
+        try:
+            return self._take_page(sub)
+        except RingCorrupted as error:
+            log.error("ring_corrupted", why=str(error))
+            self._values[catalog.RING_CORRUPTED.slot] += 1
+            channel.recent = None
+            self._read_store(sub)
+            return 0
+
+    def _take_page(self, sub: Subscription) -> int:
+        recent = self._recent(sub.channel)
+        if recent.wants(sub.position.id) and recent.walk(
+            self._receiver, sub.position.id
+        ):
+            self._again(sub)
+            return 0
+        page = self._ring_page(sub, recent)
+        if page is None:
+            self._read_store(sub)
+            return 0
+        return self._send_page(sub, page, "ring", "complete")
+
+    def _recent(self, channel: Channel) -> Recent:
+        recent = channel.recent
+        if recent is None:
+            recent = Recent(channel.number, channel.last, channel.tip)
+            channel.recent = recent
+        return recent
+
+    def _ring_page(self, sub: Subscription, recent: Recent) -> Page | None:
+        if not recent.covers(sub.position.id):
+            return None
+        wire = sub.socket.format
+        conflates = self._conflates(sub)
+        if not conflates:
+            page = recent.pages.get((wire.index, sub.position.id))
+            if page is not None:
+                return page
+        newest = None
+        if conflates:
+            newest = recent.newest(self._receiver)
+        builder = PageBuilder(sub.channel, wire, sub.position, newest)
+        page = page_from_ring(self._receiver, recent, builder)
+        if page is not None and not conflates:
+            recent.keep(wire.index, sub.position.id, page)
+        return page
+
+    def _conflates(self, sub: Subscription) -> bool:
+        return sub.overflow is Overflow.LATEST and sub.state is State.LAGGING
+
+    def _send_page(
+        self, sub: Subscription, page: Page, source: str, resume: str
+    ) -> int:
+        if not sub.announced:
+            self._announce(sub, resume, source)
+        sub.socket.send(page.data)
+        self._count(page, source)
+        sub.position = page.end
+        sub.replayed += page.events
+        sub.progress_at = self._loop.time()
+        self._again(sub)
+        return len(page.data)
+
+    def _again(self, sub: Subscription) -> None:
+        if not sub.socket.blocked:
+            self.wake(sub)
+
+    def _reach(self, sub: Subscription) -> None:
+        """The position is the tip, or ahead of what this pod has read."""
+        channel = sub.channel
+        if sub.position.id == channel.tip.id:
+            self._go_live(sub)
+        elif sub.checked:
+            channel.ahead[sub] = None  # The tip will come; then it is woken.
+        else:
+            # Only the primary can say whether the position is of another history.
+            self._ask(sub, self._archive.info(channel.session), self._take_info)
+
+    def _go_live(self, sub: Subscription) -> None:
+        channel = sub.channel
+        if not sub.announced:
+            self._announce(sub, "complete", "ring")
+        if sub.replayed or sub.start.at is not StartAt.LIVE:
+            data = {"position": str(channel.tip), "replayed": sub.replayed}
+            frame = sub.socket.format.notice("caught_up", data, channel.session)
+            sub.socket.send(frame)
+        sub.replayed = 0
+        sub.anchor = None
+        self.set_state(sub, State.LIVE)
+
+    def _jump(self, sub: Subscription) -> None:
+        """Leave out everything up to the tip, as ``overflow=drop`` asks for."""
+        channel, position = sub.channel, sub.position
+        tip = channel.tip
+        if position.id < tip.id:
+            exact = tip.seq is not None and position.seq is not None
+            lost = (tip.seq or 0) - (position.seq or 0) if exact else None
+            gap = GapRecord(
+                after=position, next=tip, lost=lost, exact=exact, reason="dropped"
+            )
+            notice = sub.socket.format.notice("gap", gap_data(gap), channel.session)
+            sub.socket.send(notice)
+            self._values[catalog.DROPS.slots["dropped"]] += lost or 0
+            self._values[catalog.GAPS_UNKNOWN.slot] += not exact
+            sub.position = tip
+        self._reach(sub)
+
+    def _start_over(self, sub: Subscription) -> None:
+        """The stream is another one since: everything that it retains, from 0."""
+        sub.position = START
+        sub.anchor = None
+        sub.checked = True
+        sub.epoch = sub.channel.epoch
+        if sub.announced:
+            data = {"from": str(START), "tip": str(sub.channel.tip)}
+            frame = sub.socket.format.notice("reset", data, sub.channel.session)
+            sub.socket.send(frame)
+        else:
+            self._announce(sub, "reset", "redis")
+
+    # What needs Redis.
+
+    def _find_last(self, sub: Subscription) -> int:
+        """Turn "the last N" into a position."""
+        channel = sub.channel
+        recent = self._recent(channel)
+        count = sub.start.count
+        if len(recent) <= count and recent.wants(FIRST_ID):
+            recent.walk(self._receiver, FIRST_ID)
+            self._again(sub)
+            return 0
+        if len(recent) > count:
+            stream_id, _place = recent.at(len(recent) - count - 1)
+            self._set_start(sub, stream_id)
+        else:
+            last = self._archive.before_last(channel.session, count)
+            self._ask(sub, last, self._set_start)
+        return 0
+
+    def _set_start(self, sub: Subscription, stream_id: StreamId | None) -> None:
+        if stream_id is None:
+            sub.start = _RETAINED
+        else:
+            sub.start = _FOUND
+            sub.position = Position(stream_id)
+        self.wake(sub)
+
+    def _read_store(self, sub: Subscription) -> None:
+        channel = sub.channel
+        check = not sub.checked and sub.position.id != FIRST_ID
+        recent = channel.recent
+        # The ring has what follows; only an entry too large for it is fetched.
+        by_reference = recent is not None and recent.covers(sub.position.id)
+        count = 1 if by_reference else channel.count or FIRST_COUNT
+        page = self._archive.page(channel.session, sub.position.id, count, check=check)
+        self._ask(sub, page, self._take_read)
+
+    def _take_read(self, sub: Subscription, shared: SharedRead) -> None:
+        read = shared.page
+        if read.entries:
+            sub.channel.count = next_count(read.entries)
+        retained = sub.start.at is StartAt.RETAINED and not sub.announced
+        anchor = sub.anchor or Anchor.at(sub.position)
+        # Everybody at the same place gets the same bytes: a large entry for a thousand
+        # sockets is one buffer.
+        question = (sub.socket.format.index, anchor, retained, self._conflates(sub))
+        built = shared.built.get(question)
+        if built is None:
+            built = shared.built[question] = self._build(sub, shared, anchor, retained)
+        if isinstance(built, Reset):
+            self._start_over(sub)
+            self.wake(sub)
+            return
+        page, after, behind = built
+        sub.checked = True
+        sub.anchor = after
+        if page.end.id == sub.position.id and after.cursor < sub.channel.tip.id:
+            # Redis has less than the ring had: the reader will find out why.
+            sub.waits = True
+            self._loop.call_later(RETRY_S, self._retry, sub)
+        self._send_page(sub, page, "redis", "gap" if behind else "complete")
+        sub.position = Position(after.cursor, None if after.delivered else after.seq)
+
+    def _build(
+        self, sub: Subscription, shared: SharedRead, anchor: Anchor, retained: bool
+    ) -> tuple[Page, Anchor, bool] | Reset:
+        read = shared.page
+        ids = [entry[0] for entry in read.entries]
+        settled = settle(
+            anchor, ids, read.full, read.info, cursor_present=read.cursor_present
+        )
+        if isinstance(settled, Reset):
+            return settled
+        gaps = settled.gaps
+        if retained:  # What is not retained any more was not asked for.
+            gaps = [gap for gap in gaps if gap[0]]
+        newest: dict[bytes, StreamId] | None = {} if self._conflates(sub) else None
+        builder = PageBuilder(sub.channel, sub.socket.format, sub.position, newest)
+        page = page_from_store(
+            builder, read.entries, settled.seqs, gaps, self._max_event_bytes
+        )
+        return page, settled.anchor, bool(gaps and gaps[0][0] == 0)
+
+    def _take_info(self, sub: Subscription, info: StreamInfo | None) -> None:
+        if info is None or info.last < sub.position.id:
+            self._start_over(sub)
+        sub.checked = True
+        self.wake(sub)
+
+    def _ask(
+        self,
+        sub: Subscription,
+        task: asyncio.Task[Any],
+        take: Callable[[Subscription, Any], None],
+    ) -> None:
+        sub.waits = True
+        question = (sub.position, sub.epoch)
+        task.add_done_callback(partial(self._answered, sub, question, take))
+
+    def _answered(
+        self,
+        sub: Subscription,
+        question: tuple[Position, int],
+        take: Callable[[Subscription, Any], None],
+        task: asyncio.Task[Any],
+    ) -> None:
+        sub.waits = False
+        if sub.state not in (State.REPLAYING, State.LAGGING):
+            return
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, StoreRefused):
+            self.refuse(sub, error.kind.lower())
+        elif error is not None or task.cancelled():
+            if error is not None and not isinstance(error, StoreUnavailable):
+                raise error
+            sub.waits = True
+            self._loop.call_later(RETRY_S, self._retry, sub)
+        elif (sub.position, sub.epoch) != question or sub.epoch != sub.channel.epoch:
+            self.wake(sub)
+        else:
+            take(sub, task.result())
+
+    def _retry(self, sub: Subscription) -> None:
+        sub.waits = False
+        self.wake(sub)
+
+    # What the client and the operator see.
+
+    def _announce(self, sub: Subscription, resume: str, source: str = "none") -> None:
+        sub.announced = True
+        channel = sub.channel
+        data = {"resume": resume, "from": str(sub.position), "tip": str(channel.tip)}
+        if sub.ref is not None:
+            data["ref"] = sub.ref
+        sub.socket.send(sub.socket.format.notice("subscribed", data, channel.session))
+        self._values[catalog.RESUMES.slots[resume, source]] += 1
+
+    def _count(self, page: Page, source: str) -> None:
+        values = self._values
+        values[catalog.DELIVERIES.slot] += page.events
+        values[catalog.REPLAYED.slots[source]] += page.events
+        values[catalog.DELIVERED_BYTES.slot] += len(page.data)
+        values[catalog.GAPS_UNKNOWN.slot] += page.unknown
+        for reason, lost in page.lost.items():
+            values[catalog.DROPS.slots[reason]] += lost
+
+
+_COUNTED = {State.REPLAYING: "replaying", State.LAGGING: "lagging", State.LIVE: "live"}
+_RETAINED = Start(at=StartAt.RETAINED)
+_FOUND = Start(at=StartAt.POSITION)

@@ -1,0 +1,269 @@
+"""What a worker knows of sessions, and who reads them. Pure: no loop, no socket."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Protocol
+
+import msgspec
+
+from broker.disconnect import Disconnect
+from broker.model import START, Position
+from broker.protocols.formats import FORMATS, Format
+from broker.store.loss import Anchor
+from broker.worker.recent import Recent
+
+
+class State(IntEnum):
+    """Where a subscription stands."""
+
+    JOINING = 0
+    """The reader has not answered yet."""
+    REPLAYING = 1
+    """Behind the tip because it asked for the past, or was cut off from the ring."""
+    LAGGING = 2
+    """Behind the tip because its socket is."""
+    LIVE = 3
+    """At the tip: it needs no cursor."""
+    CLOSED = 4
+
+
+class Overflow(IntEnum):
+    """What happens to a subscription whose socket does not keep up."""
+
+    LAG = 0
+    LATEST = 1
+    DROP = 2
+    CLOSE = 3
+
+
+class StartAt(IntEnum):
+    """What a subscription asks for."""
+
+    LIVE = 0
+    POSITION = 1
+    RETAINED = 2
+    LAST_N = 3
+    SINCE = 4
+
+
+class Start(msgspec.Struct, frozen=True, gc=False):
+    """From where a subscription wants events.
+
+    Attributes:
+        at: Kind of start.
+        position: For POSITION and SINCE: everything after it.
+        count: For LAST_N: how many entries, at least 1.
+    """
+
+    at: StartAt = StartAt.LIVE
+    position: Position = START
+    count: int = 0
+
+
+class Socket(Protocol):
+    """What fan-out and catching up need of a connection."""
+
+    blocked: bool
+    """Its write buffer is above the mark: nothing more until it has drained."""
+
+    format: Format
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes that wait in this process for the kernel."""
+
+    def send(self, data: bytes) -> None:
+        """Write prepared bytes; does nothing once the connection is closing."""
+
+    def close(self, reason: Disconnect) -> None:
+        """Say why and close."""
+
+
+class Subscription:
+    """One connection reading one session.
+
+    Attributes:
+        socket: The connection.
+        channel: The session's channel.
+        state: Where it stands.
+        position: How far it has been sent, unless it is LIVE: then it is the tip.
+        epoch: The channel's epoch that ``position`` belongs to.
+        live_since: Number of the newest broadcast when it went live: it has been sent
+            what that one and those before it carry.
+        start: What it asked for.
+        overflow: What happens when its socket does not keep up.
+        ref: Id of the subscribe command, None for a session named by the path.
+        announced: Whether ``subscribed`` was sent.
+        checked: Whether ``position`` is known to be of this stream.
+        replayed: Events sent since it last was behind.
+        anchor: Ordinals between pages from Redis, while they are not exact.
+        waits: Something will step it: a page, a walk, the tip or its socket.
+        source: Where what it was sent came from: ring, redis or none.
+        progress_at: Loop time when it last could be sent something.
+    """
+
+    __slots__ = (
+        "anchor",
+        "announced",
+        "channel",
+        "checked",
+        "epoch",
+        "live_since",
+        "overflow",
+        "position",
+        "progress_at",
+        "ref",
+        "replayed",
+        "socket",
+        "source",
+        "start",
+        "state",
+        "waits",
+    )
+
+    def __init__(
+        self,
+        socket: Socket,
+        channel: Channel,
+        start: Start,
+        overflow: Overflow,
+        ref: str | None,
+    ) -> None:
+        self.socket = socket
+        self.channel = channel
+        self.state = State.JOINING
+        self.position = START
+        self.epoch = 0
+        self.start = start
+        self.overflow = overflow
+        self.ref = ref
+        self.announced = False
+        self.checked = False
+        self.replayed = 0
+        self.anchor: Anchor | None = None
+        self.waits = False
+        self.progress_at = 0.0
+        self.source = "none"
+        self.live_since = 0
+
+
+class Channel:
+    """One session in this worker.
+
+    Attributes:
+        session: The session's name.
+        name: The same as bytes, safe inside JSON text.
+        number: Channel number in the ring, 0 until the JOIN has come.
+        token: Number of the request that waits for a JOIN, 0 for none.
+        tip: Position of the last record that was drained.
+        last: Ring position of that record, where walks back begin.
+        epoch: Counts resets, so a position of the former history is recognised.
+        reader_epoch: The reader's count, to notice resets that were lapped.
+        live: Subscriptions at the tip, by index of their format.
+        behind: The others.
+        recent: Index of the chain while somebody catches up, else None.
+        count: Entries per page from Redis.
+        known: It has been joined before, so ``tip`` means something.
+        former: The number that it had before it was cut off, 0 for none.
+        ahead: Subscriptions whose position the tip has not reached yet.
+        pinned: The worker itself needs it, for the probe.
+    """
+
+    __slots__ = (
+        "ahead",
+        "behind",
+        "count",
+        "epoch",
+        "former",
+        "known",
+        "last",
+        "live",
+        "name",
+        "number",
+        "pinned",
+        "reader_epoch",
+        "recent",
+        "session",
+        "tip",
+        "token",
+    )
+
+    def __init__(self, session: str) -> None:
+        self.session = session
+        self.name = session.encode()
+        self.number = 0
+        self.token = 0
+        self.tip = START
+        self.last = 0
+        self.epoch = 0
+        self.reader_epoch = 0
+        self.live: tuple[dict[Subscription, None], ...] = tuple({} for _ in FORMATS)
+        self.behind: dict[Subscription, None] = {}
+        self.recent: Recent | None = None
+        self.count = 0
+        self.known = False
+        self.former = 0
+        self.ahead: dict[Subscription, None] = {}
+        self.pinned = False
+
+    @property
+    def joined(self) -> bool:
+        """Whether the ring carries it under a number that this worker knows."""
+        return self.number != 0
+
+    @property
+    def needed(self) -> bool:
+        """Whether anybody reads it."""
+        return self.pinned or bool(self.behind) or any(self.live)
+
+    def everybody(self) -> list[Subscription]:
+        """All its subscriptions."""
+        return [sub for group in (*self.live, self.behind) for sub in group]
+
+
+class Channels:
+    """All channels of a worker, by session, number and pending request."""
+
+    def __init__(self) -> None:
+        self.by_session: dict[str, Channel] = {}
+        self.by_number: dict[int, Channel] = {}
+        self.by_token: dict[int, Channel] = {}
+        self._tokens = 0
+
+    def get_or_add(self, session: str) -> tuple[Channel, bool]:
+        """The channel of *session*, and whether it is new."""
+        channel = self.by_session.get(session)
+        if channel is not None:
+            return channel, False
+        channel = self.by_session[session] = Channel(session)
+        return channel, True
+
+    def new_token(self, channel: Channel) -> int:
+        """Number a request for *channel*; an earlier one's answer is ignored then."""
+        self.by_token.pop(channel.token, None)
+        self._tokens += 1
+        channel.token = self._tokens
+        self.by_token[channel.token] = channel
+        return channel.token
+
+    def answered(self, token: int) -> Channel | None:
+        """The channel that waits for the answer to *token*, which is now answered."""
+        channel = self.by_token.pop(token, None)
+        if channel is not None:
+            channel.token = 0
+        return channel
+
+    def set_number(self, channel: Channel, number: int) -> None:
+        """Know *channel* under its number in the ring; 0 forgets it."""
+        if channel.number:
+            self.by_number.pop(channel.number, None)
+        channel.number = number
+        if number:
+            self.by_number[number] = channel
+
+    def remove(self, channel: Channel) -> None:
+        """Forget a channel that nobody needs."""
+        self.set_number(channel, 0)
+        self.by_token.pop(channel.token, None)
+        self.by_session.pop(channel.session, None)

@@ -1,0 +1,234 @@
+"""Drains the ring in bounded slices and hands each record to its channel."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from broker.errors import RingCorrupted
+from broker.metrics import catalog
+from broker.metrics.slots import Row
+from broker.model import START
+from broker.ring.layout import Kind
+from broker.ring.receiver import Lapped, NewGeneration, Receiver, Record
+from broker.ring.records import position_of, unpack_join, unpack_refused
+from broker.worker.catchup import Catchup
+from broker.worker.channels import Channel, Channels, State
+from broker.worker.hub import Hub
+from broker.worker.link import Link
+from broker.worker.recent import ENTRIES, Recent
+
+log = structlog.get_logger(__name__)
+
+SLICE_BYTES = 256 * 1024
+
+Batches = dict[Channel, list[Record]]
+
+
+class Dispatcher:
+    """The worker's turn: sockets first, then the ring, then those who are behind.
+
+    A turn does a bounded amount and asks for another one while anything is left: the
+    doorbell is quiet about records that it has rung for.
+    """
+
+    def __init__(
+        self,
+        row: int,
+        receiver: Receiver,
+        channels: Channels,
+        values: Row,
+        on_drained: Callable[[int], None],
+        on_probe: Callable[[int], None],
+    ) -> None:
+        self._row = row
+        self._receiver = receiver
+        self._channels = channels
+        self._values = values
+        self._on_drained = on_drained
+        self._on_probe = on_probe
+        self._loop = asyncio.get_running_loop()
+        self._scheduled = False
+        self._hub: Hub
+        self._catchup: Catchup
+        self._link: Link
+
+    def connect(self, hub: Hub, catchup: Catchup, link: Link) -> None:
+        """Name the parts that it works with; they know it already."""
+        self._hub, self._catchup, self._link = hub, catchup, link
+
+    def schedule(self) -> None:
+        """Ask for a turn soon; asking twice is one turn."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._scheduled = False
+        done = self._hub.do_work()
+        if not self._hub.busy:
+            done += self._drain()
+            done += self._catchup.do_work()
+        if done or self._hub.busy:
+            self.schedule()
+
+    def _drain(self) -> int:
+        """Take one slice of the ring; returns how many records it had."""
+        receiver = self._receiver
+        try:
+            copied = receiver.receive(SLICE_BYTES)
+            if not copied:
+                return 0
+            done = self._take(copied)
+        except NewGeneration:
+            return 1
+        except Lapped:
+            self._values[catalog.LAPPED.slot] += 1
+            log.warning("lapped")
+            done = self._leap()
+        except RingCorrupted as error:
+            self._values[catalog.RING_CORRUPTED.slot] += 1
+            log.error("ring_corrupted", why=str(error))
+            receiver.skip_to_head()
+            done = self._leap()
+        self._on_drained(receiver.cursor)
+        return done
+
+    def _take(self, copied: bytes) -> int:
+        batches: Batches = {}
+        by_number = self._channels.by_number
+        taken = 0
+        for record in self._receiver.records(copied):
+            taken += 1
+            if record.kind >= Kind.JOIN:
+                self._flush(batches)
+                self._take_answer(record)
+                continue
+            channel = by_number.get(record.channel)
+            if channel is not None:
+                self._take_record(channel, record, batches)
+        self._flush(batches)
+        self._values[catalog.DRAINED.slot] += taken
+        return taken
+
+    def _take_record(self, channel: Channel, record: Record, batches: Batches) -> None:
+        channel.last = record.position
+        kind = record.kind
+        stream_id = (record.ms, record.n)
+        if kind == Kind.RESET:
+            self._flush(batches)
+            self._reset(channel)
+            return
+        if channel.pinned:
+            self._on_probe(record.ms)
+        if channel.recent is not None:
+            channel.recent.add(stream_id, record.position)
+        batch = batches.get(channel)
+        if batch is None:
+            tip = channel.tip.id
+        else:
+            tip = (batch[-1].ms, batch[-1].n)
+        if stream_id < tip or (stream_id == tip and kind in ENTRIES):
+            return
+        if kind == Kind.REFERENCE:
+            self._flush(batches)
+            self._hub.cut(channel)
+            channel.tip = position_of(record.ms, record.n, record.seq)
+        elif batch is None:
+            batches[channel] = [record]
+        else:
+            batch.append(record)
+
+    def _flush(self, batches: Batches) -> None:
+        for channel, records in batches.items():
+            self._hub.publish(channel, records)
+            if channel.ahead:
+                self._wake_reached(channel)
+        batches.clear()
+
+    def _wake_reached(self, channel: Channel) -> None:
+        for sub in list(channel.ahead):
+            if sub.position.id <= channel.tip.id:
+                del channel.ahead[sub]
+                self._catchup.wake(sub)
+
+    def _reset(self, channel: Channel) -> None:
+        data = {"from": str(START), "tip": str(START)}
+        self._hub.notice(channel, "reset", data)
+        channel.tip = START
+        channel.epoch += 1
+        channel.reader_epoch += 1
+        channel.recent = Recent.of_new_history(channel.number)
+        self._wake_all(channel)
+
+    def _wake_all(self, channel: Channel) -> None:
+        channel.ahead.clear()
+        for sub in list(channel.behind):
+            if sub.state is State.JOINING:
+                self._catchup.begin(sub)
+            else:
+                self._catchup.wake(sub)
+
+    # Answers of the reader.
+
+    def _take_answer(self, record: Record) -> None:
+        if record.kind == Kind.JOIN:
+            self._take_join(record)
+        else:
+            self._take_refused(record)
+
+    def _take_join(self, record: Record) -> None:
+        join = unpack_join(record.payload)
+        if join.worker != self._row:
+            return
+        channel = self._channels.answered(join.token)
+        if channel is None:
+            return  # Asked for again since, or left.
+        cursor = position_of(record.ms, record.n, record.seq)
+        same_watch = record.channel == channel.former
+        reset = channel.known and (
+            join.reset or (same_watch and join.epoch != channel.reader_epoch)
+        )
+        if reset:
+            channel.epoch += 1
+        if reset or not channel.known or cursor.id > channel.tip.id:
+            channel.tip = cursor
+        channel.known = True
+        channel.former = record.channel
+        channel.reader_epoch = join.epoch
+        channel.last = join.last
+        channel.recent = None
+        self._channels.set_number(channel, record.channel)
+        self._link.answered(join.token)
+        self._wake_all(channel)
+
+    def _take_refused(self, record: Record) -> None:
+        refused = unpack_refused(record.payload)
+        if refused.worker != self._row:
+            return
+        channel = self._channels.answered(refused.token)
+        if channel is None:
+            return
+        self._link.answered(refused.token)
+        for sub in channel.everybody():
+            self._catchup.refuse(sub, refused.reason)
+
+    # When the ring is lost.
+
+    def cut_off(self) -> None:
+        """The reader is gone: nothing more comes under the numbers known so far."""
+        for channel in self._channels.by_session.values():
+            self._hub.cut(channel)
+        while self._hub.busy:
+            self._hub.do_work()
+        for channel in list(self._channels.by_number.values()):
+            channel.recent = None
+            self._channels.set_number(channel, 0)
+
+    def _leap(self) -> int:
+        """Records were missed: every channel is joined again where it stood."""
+        self.cut_off()
+        self._link.rejoin_all()
+        return 1

@@ -1,0 +1,130 @@
+"""How many may come in, and how fast. Pure but for reading the cgroup's memory."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from pathlib import Path
+
+from broker.config import Settings
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+class TokenBucket:
+    """A rate with a burst.
+
+    Args:
+        rate_per_s: Tokens that come back each second.
+        burst: Tokens that there can be at once.
+    """
+
+    def __init__(self, rate_per_s: float, burst: float) -> None:
+        self._rate = rate_per_s
+        self._burst = burst
+        self._tokens = burst
+        self._at = time.monotonic()
+
+    def take(self) -> bool:
+        """Take one token, if there is one."""
+        now = time.monotonic()
+        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
+        self._at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+class Limits:
+    """What one worker lets in. Counts are this worker's own."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        rate = settings.accept_rate_per_s
+        self._accepts = TokenBucket(rate, rate)
+        self._per_user: Counter[str] = Counter()
+        self._per_session: Counter[str] = Counter()
+        self._subs_per_user: Counter[str] = Counter()
+        self.connections = 0
+        self.subscriptions = 0
+        self.memory_is_high = False
+
+    def refusal(self, user: str, session: str) -> str:
+        """Why a connection may not be opened now, as a metric label; "" if it may."""
+        settings = self._settings
+        if self.memory_is_high:
+            return "memory"
+        if self.connections >= settings.max_connections:
+            return "too_many_connections"
+        if user and _reached(self._per_user[user], settings.max_connections_per_user):
+            return "too_many_connections_per_user"
+        if session and _reached(
+            self._per_session[session], settings.max_connections_per_session
+        ):
+            return "too_many_connections_per_session"
+        return "" if self._accepts.take() else "accept_rate"
+
+    def opened(self, user: str, session: str) -> None:
+        """Count a connection."""
+        self.connections += 1
+        _count(self._per_user, user, 1)
+        _count(self._per_session, session, 1)
+
+    def closed(self, user: str, session: str) -> None:
+        """Count it no longer."""
+        self.connections -= 1
+        _count(self._per_user, user, -1)
+        _count(self._per_session, session, -1)
+
+    def may_subscribe(self, user: str, already: int) -> bool:
+        """Whether a connection with *already* subscriptions may have one more."""
+        settings = self._settings
+        return (
+            already < settings.max_subscriptions_per_connection
+            and self.subscriptions < settings.max_subscriptions
+            and not (
+                user
+                and _reached(
+                    self._subs_per_user[user], settings.max_subscriptions_per_user
+                )
+            )
+        )
+
+    def subscribed(self, user: str) -> None:
+        """Count a subscription."""
+        self.subscriptions += 1
+        _count(self._subs_per_user, user, 1)
+
+    def unsubscribed(self, user: str) -> None:
+        """Count it no longer."""
+        self.subscriptions -= 1
+        _count(self._subs_per_user, user, -1)
+
+    def look_at_memory(self) -> None:
+        """Note whether the container's memory is nearly used up.
+
+        The cgroup counts the kernel's socket buffers as well, RSS does not.
+        """
+        limit = _read_number("memory.max")
+        used = _read_number("memory.current")
+        ratio = self._settings.memory_high_ratio
+        self.memory_is_high = bool(limit and used and used > limit * ratio)
+
+
+def _reached(count: int, limit: int) -> bool:
+    return 0 < limit <= count
+
+
+def _count(counter: Counter[str], name: str, by: int) -> None:
+    if name:
+        counter[name] += by
+        if not counter[name]:
+            del counter[name]
+
+
+def _read_number(name: str) -> int | None:
+    with contextlib.suppress(OSError, ValueError):
+        return int((_CGROUP / name).read_text())
+    return None

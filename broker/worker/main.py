@@ -1,0 +1,119 @@
+"""The worker process, put together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import socket
+import sys
+from typing import Any
+
+import structlog
+import uvloop
+
+from broker.config import Settings
+from broker.logs import configure_logs
+from broker.metrics.slots import Slots
+from broker.process import Boot, ExitStatus, read_boot
+from broker.ring import board as b
+from broker.ring.doorbell import Doorbell
+from broker.ring.receiver import Receiver
+from broker.ring.segment import Segment
+from broker.worker.connection import prepare_listening
+from broker.worker.server import Server
+from broker.worker.worker import Worker
+
+log = structlog.get_logger(__name__)
+
+BACKLOG = 4096
+GC_THRESHOLD = 50_000
+
+
+def main() -> int:
+    """Run a worker until it is drained; returns the exit status."""
+    boot = read_boot(int(sys.argv[1]))
+    settings = Settings.from_boot(boot.settings)
+    configure_logs(settings, process="worker", index=boot.index)
+    # Thousands of long-lived connections: collecting them often finds nothing and
+    # shows in the tail of accepts.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD, 20, 50)
+    return uvloop.run(_run(boot, settings))
+
+
+async def _run(boot: Boot, settings: Settings) -> int:
+    loop = asyncio.get_running_loop()
+    board = b.Board(boot.board_fd, boot.worker_count)
+    values = Slots(boot.metrics_fd, boot.worker_count).row(boot.index)
+    receiver = Receiver(Segment(boot.ring_fd))
+    doorbell = Doorbell(boot.doorbell_fds[boot.index - 1])
+    worker = Worker(boot, settings, receiver, board, values)
+    server = Server(settings, worker, worker.history.handle)
+    listening = _listen(settings, boot.public_port)
+    accepting = await loop.create_server(
+        server.protocol, sock=listening, backlog=BACKLOG
+    )
+
+    def wake() -> None:
+        doorbell.clear()
+        worker.dispatcher.schedule()
+
+    loop.add_reader(doorbell.fileno(), wake)
+    stop: asyncio.Future[ExitStatus] = loop.create_future()
+    _watch_for_end(boot, stop)
+    tasks = worker.start()
+    board.set(boot.index, b.PID, os.getpid())
+    board.set(boot.index, b.STATE, b.READY)
+    ends: list[asyncio.Future[Any]] = [stop, *tasks]
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        if task.done():
+            task.result()
+    board.set(boot.index, b.STATE, b.DRAINING)
+    accepting.close()
+    if stop.result() is ExitStatus.DONE:
+        await worker.drain(hurry=_on_second_signal())
+    for task in tasks:
+        task.cancel()
+    return stop.result()
+
+
+def _listen(settings: Settings, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    prepare_listening(listening, settings.notsent_lowat_bytes)
+    listening.setblocking(False)
+    listening.bind((settings.host, port))
+    return listening
+
+
+def _watch_for_end(boot: Boot, stop: asyncio.Future[ExitStatus]) -> None:
+    loop = asyncio.get_running_loop()
+
+    def end(status: ExitStatus) -> None:
+        if not stop.done():
+            stop.set_result(status)
+
+    def lifeline() -> None:
+        with contextlib.suppress(BlockingIOError):
+            if not os.read(boot.lifeline_fd, 1):
+                loop.remove_reader(boot.lifeline_fd)
+                end(ExitStatus.ORPHANED)
+
+    os.set_blocking(boot.lifeline_fd, False)
+    loop.add_reader(boot.lifeline_fd, lifeline)
+    loop.add_signal_handler(signal.SIGTERM, end, ExitStatus.DONE)
+    # A terminal sends it to the whole group; the supervisor decides when we go.
+    loop.add_signal_handler(signal.SIGINT, lambda: None)
+
+
+def _on_second_signal() -> asyncio.Event:
+    hurry = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, hurry.set)
+    return hurry

@@ -1,0 +1,216 @@
+"""Builds the bytes that bring a subscription forward. Pure: no loop, no socket."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from broker.entry import Event, Skipped, read_entry
+from broker.model import FIRST_ID, Position, StreamId
+from broker.protocols.formats import Format
+from broker.ring.layout import Kind
+from broker.ring.receiver import Receiver, Record
+from broker.ring.records import (
+    GapRecord,
+    position_of,
+    unpack_event,
+    unpack_gap,
+    unpack_skipped,
+)
+from broker.store import loss
+from broker.store.streams import Entry
+from broker.worker.channels import Channel
+from broker.worker.hub import gap_data
+from broker.worker.recent import Newest, Page, Recent
+
+PAGE_EVENTS = 128
+PAGE_BYTES = 64 * 1024
+
+
+class _Hole(NamedTuple):
+    after: Position
+    reason: str
+    lost: int
+
+
+class PageBuilder:
+    """Collects frames from one position on; holes in between are announced exactly.
+
+    Transient entries are not replayed, conflated ones are not sent: both leave a hole
+    in the ordinals, and a ``gap`` before the next frame accounts for it.
+    """
+
+    def __init__(
+        self, channel: Channel, wire: Format, position: Position, newest: Newest | None
+    ) -> None:
+        self._channel = channel
+        self._wire = wire
+        self._newest = newest
+        self._parts: list[bytes] = []
+        self._hole: _Hole | None = None
+        self._lost: dict[str, int] = {}
+        self._unknown = 0
+        self.position = position
+        self.events = 0
+        self.size = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether the page is large enough; a hole is followed to its end first."""
+        return self._hole is None and (
+            self.events >= PAGE_EVENTS or self.size >= PAGE_BYTES
+        )
+
+    def event(self, ms: int, n: int, seq: int, event: Event) -> None:
+        """Add an entry, or the hole that stands for it."""
+        reason = self._left_out((ms, n), event)
+        if reason:
+            self._skip(reason, position_of(ms, n, seq))
+            return
+        self._frame(self._wire.event(self._channel.name, ms, n, seq, event), ms, n, seq)
+
+    def skipped(self, ms: int, n: int, seq: int, skipped: Skipped) -> None:
+        """Add the place of an entry that breaks the contract."""
+        name = self._channel.name
+        frame = self._wire.skipped(name, ms, n, seq, skipped.reason, skipped.detail)
+        self._frame(frame, ms, n, seq)
+
+    def gap(self, at: Position, gap: GapRecord) -> None:
+        """Announce entries that can no longer be read."""
+        self._close_hole(gap.after)
+        self._announce(gap)
+        self.position = at
+
+    def finish(self) -> Page:
+        """The page so far."""
+        self._close_hole(self.position)
+        data = b"".join(self._parts)
+        return Page(data, self.position, self.events, self._lost, self._unknown)
+
+    def _left_out(self, stream_id: StreamId, event: Event) -> str:
+        if event.transient:
+            return "transient"
+        if self._newest is not None and event.key:
+            known = self._newest.get(event.key, FIRST_ID)
+            if known > stream_id:
+                return "conflated"
+        return ""
+
+    def _skip(self, reason: str, position: Position) -> None:
+        hole = self._hole
+        if hole is not None and hole.reason == reason:
+            self._hole = hole._replace(lost=hole.lost + 1)
+        else:
+            self._close_hole(position)
+            self._hole = _Hole(self.position, reason, 1)
+        self.position = position
+
+    def _close_hole(self, following: Position) -> None:
+        hole = self._hole
+        if hole is not None:
+            self._hole = None
+            self._announce(
+                GapRecord(
+                    after=hole.after,
+                    next=following,
+                    lost=hole.lost,
+                    exact=True,
+                    reason=hole.reason,
+                )
+            )
+
+    def _announce(self, gap: GapRecord) -> None:
+        session = self._channel.session
+        self._add(self._wire.notice("gap", gap_data(gap), session))
+        if gap.lost is None:
+            self._unknown += 1
+        else:
+            self._lost[gap.reason] = self._lost.get(gap.reason, 0) + gap.lost
+
+    def _frame(self, frame: bytes, ms: int, n: int, seq: int) -> None:
+        position = position_of(ms, n, seq)
+        self._close_hole(position)
+        self._add(frame)
+        self.events += 1
+        self.position = position
+
+    def _add(self, data: bytes) -> None:
+        self._parts.append(data)
+        self.size += len(data)
+
+
+def page_from_ring(
+    receiver: Receiver,
+    recent: Recent,
+    builder: PageBuilder,
+) -> Page | None:
+    """A page of what the ring holds after the builder's position.
+
+    Returns:
+        None if the next record has to be fetched from the store: it is there by
+        reference only, or has been overwritten just now.
+    """
+    index = recent.after(builder.position.id)
+    added = 0
+    while index < len(recent) and not builder.full:
+        _stream_id, place = recent.at(index)
+        record = receiver.read(place)
+        if record is None:
+            recent.cut(index)
+            break
+        if record.kind == Kind.REFERENCE:
+            break
+        _add_record(builder, record)
+        added += 1
+        index += 1
+    return builder.finish() if added else None
+
+
+def _add_record(builder: PageBuilder, record: Record) -> None:
+    ms, n, seq, payload = record.ms, record.n, record.seq, record.payload
+    if record.kind == Kind.EVENT:
+        builder.event(ms, n, seq, unpack_event(payload))
+    elif record.kind == Kind.SKIPPED:
+        builder.skipped(ms, n, seq, unpack_skipped(payload))
+    else:
+        builder.gap(position_of(ms, n, seq), unpack_gap(payload))
+
+
+def page_from_store(
+    builder: PageBuilder,
+    entries: list[Entry],
+    seqs: list[int],
+    gaps: list[tuple[int, loss.Gap]],
+    max_event_bytes: int,
+) -> Page:
+    """A page of entries that were read from Redis, with what is missing among them.
+
+    Args:
+        builder: Stands at the position before the first entry.
+        entries: Ids and fields.
+        seqs: The ordinal of each entry, 0 for not known.
+        gaps: Each with the index of the entry that it goes before.
+        max_event_bytes: Larger entries are skipped.
+    """
+    missing = dict(gaps)
+    for index, ((ms, n), fields) in enumerate(entries):
+        if index in missing:
+            _add_gap(builder, missing[index])
+        entry = read_entry(fields, max_event_bytes)
+        if isinstance(entry, Event):
+            builder.event(ms, n, seqs[index], entry)
+        else:
+            builder.skipped(ms, n, seqs[index], entry)
+    if len(entries) in missing:
+        _add_gap(builder, missing[len(entries)])
+    return builder.finish()
+
+
+def _add_gap(builder: PageBuilder, gap: loss.Gap) -> None:
+    record = GapRecord(
+        after=gap.after,
+        next=gap.next,
+        lost=gap.lost,
+        exact=gap.exact,
+        reason=gap.reason,
+    )
+    builder.gap(gap.at, record)

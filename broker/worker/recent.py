@@ -1,0 +1,186 @@
+"""Which records of a channel the ring still holds. Pure: no loop, no socket."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+from broker.model import FIRST_ID, LAST_ID, Position, StreamId
+from broker.ring.layout import Kind
+from broker.ring.receiver import Receiver
+from broker.ring.records import position_of, unpack_event
+
+INDEX_MAX = 20_000
+"""Records of one channel that are found by walking back."""
+STEPS_PER_TURN = 256
+CACHE_BYTES_MAX = 4 * 1024 * 1024
+
+Newest = dict[bytes, StreamId]
+"""The newest id per key, where older entries of a key are conflated."""
+
+ENTRIES = frozenset({Kind.EVENT, Kind.REFERENCE, Kind.SKIPPED})
+"""Records that stand for one entry of the stream each."""
+
+
+class Page:
+    """Bytes for one format that bring a subscription from one position to another.
+
+    Attributes:
+        data: The frames.
+        end: The position after them.
+        events: How many entries they carry.
+        lost: Entries they announce as lost, by reason.
+        unknown: Gaps whose size nobody knows.
+    """
+
+    __slots__ = ("data", "end", "events", "lost", "unknown")
+
+    def __init__(
+        self,
+        data: bytes,
+        end: Position,
+        events: int,
+        lost: dict[str, int],
+        unknown: int,
+    ) -> None:
+        self.data = data
+        self.end = end
+        self.events = events
+        self.lost = lost
+        self.unknown = unknown
+
+
+class Recent:
+    """The index of one channel's chain, shared by all who are behind.
+
+    The chain is walked back once, in bounded steps, collecting positions only; records
+    that are drained later are added at the end. Reading a record checks it again.
+
+    Attributes:
+        floor: Everything after this id is in the index, once no walk is under way.
+        pages: Pages made of it, by format and position; never wrong, as a log is
+            only added to.
+    """
+
+    __slots__ = (
+        "_below",
+        "_cache_bytes",
+        "_ids",
+        "_newest",
+        "_newest_end",
+        "_next",
+        "_number",
+        "_older_ids",
+        "_older_places",
+        "_places",
+        "floor",
+        "pages",
+    )
+
+    def __init__(self, number: int, last: int, tip: Position) -> None:
+        self._number = number
+        self._next = last
+        self._below = LAST_ID
+        self._ids: list[StreamId] = []
+        self._places: list[int] = []
+        self._older_ids: list[StreamId] = []
+        self._older_places: list[int] = []
+        self._cache_bytes = 0
+        self._newest: Newest | None = None
+        self._newest_end = 0
+        self.floor: StreamId = tip.id
+        self.pages: dict[tuple[int, StreamId], Page] = {}
+
+    @classmethod
+    def of_new_history(cls, number: int) -> Recent:
+        """The index of a chain that has just been reset."""
+        recent = cls(number, 0, position_of(0, 0, 0))
+        recent.floor = FIRST_ID
+        return recent
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def add(self, stream_id: StreamId, place: int) -> None:
+        """Take up a record that was drained just now."""
+        self._ids.append(stream_id)
+        self._places.append(place)
+
+    def walk(self, receiver: Receiver, until: StreamId) -> bool:
+        """Walk back some steps towards *until*; returns whether to call it again.
+
+        Raises:
+            RingCorrupted: The chain runs into something that is no record.
+        """
+        older = 0
+        while self.wants(until):
+            if older == STEPS_PER_TURN:
+                return True
+            self._step(receiver)
+            older += 1
+        self._newest = None
+        self._ids[:0] = reversed(self._older_ids)
+        self._places[:0] = reversed(self._older_places)
+        self._older_ids.clear()
+        self._older_places.clear()
+        return False
+
+    def wants(self, stream_id: StreamId) -> bool:
+        """Whether walking further back may cover *stream_id*."""
+        return self._next != 0 and stream_id < self.floor
+
+    def _step(self, receiver: Receiver) -> None:
+        place, self._next = self._next, 0
+        record = receiver.read(place)
+        if record is None or record.channel != self._number:
+            return
+        stream_id = (record.ms, record.n)
+        if stream_id > self._below:
+            return
+        self.floor = self._below = stream_id
+        if record.kind in (Kind.BASE, Kind.RESET):
+            return
+        self._older_ids.append(stream_id)
+        self._older_places.append(place)
+        if len(self._ids) + len(self._older_ids) < INDEX_MAX:
+            self._next = record.prev
+
+    def covers(self, stream_id: StreamId) -> bool:
+        """Whether everything after *stream_id* up to the tip is in the index."""
+        return stream_id >= self.floor
+
+    def after(self, stream_id: StreamId) -> int:
+        """Index of the first record behind *stream_id*."""
+        return bisect_right(self._ids, stream_id)
+
+    def at(self, index: int) -> tuple[StreamId, int]:
+        """Id and ring position of one record."""
+        return self._ids[index], self._places[index]
+
+    def cut(self, index: int) -> None:
+        """Forget the records up to *index*: the ring has overwritten them."""
+        self._newest = None
+        self.floor = max(self.floor, self._ids[index])
+        del self._ids[: index + 1]
+        del self._places[: index + 1]
+
+    def newest(self, receiver: Receiver) -> Newest:
+        """The newest id of each key in the index; kept up to date at little cost."""
+        newest, begin = self._newest, self._newest_end
+        if newest is None:
+            newest, begin = {}, 0
+        for index in range(begin, len(self._ids)):
+            record = receiver.read(self._places[index])
+            if record is not None and record.kind == Kind.EVENT:
+                event = unpack_event(record.payload)
+                if event.key and not event.transient:
+                    newest[event.key] = self._ids[index]
+        self._newest, self._newest_end = newest, len(self._ids)
+        return newest
+
+    def keep(self, format_index: int, start: StreamId, page: Page) -> None:
+        """Remember a page for others at the same position."""
+        if self._cache_bytes + len(page.data) > CACHE_BYTES_MAX:
+            self.pages.clear()
+            self._cache_bytes = 0
+        self.pages[format_index, start] = page
+        self._cache_bytes += len(page.data)

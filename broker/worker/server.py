@@ -1,0 +1,322 @@
+"""Lets clients in: routes, refusals, and the hand-over of sockets from aiohttp."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, cast
+
+import orjson
+import structlog
+from aiohttp import hdrs, web
+
+from broker.config import Settings
+from broker.disconnect import Disconnect
+from broker.metrics import catalog
+from broker.metrics.slots import Row
+from broker.protocols import websocket
+from broker.protocols.formats import NATIVE, SSE
+from broker.protocols.sse import retry_block
+from broker.worker.connection import Connection
+from broker.worker.handshake import (
+    MESSAGES,
+    Refusal,
+    Wanted,
+    check_origin,
+    read_request,
+)
+from broker.worker.limits import TokenBucket
+
+log = structlog.get_logger(__name__)
+
+TERMINAL_DELAY_S = (1.0, 3.0)
+TERMINAL_PER_S = 20
+SSE_RETRY_MS = (1000, 5000)
+HEADERS = {hdrs.SERVER: "broker", hdrs.CACHE_CONTROL: "no-store"}
+SSE_HEAD = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
+    b"Cache-Control: no-store\r\nX-Accel-Buffering: no\r\nConnection: close\r\n"
+)
+SWITCHING = (
+    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Accept: {}\r\n{}\r\n"
+)
+
+
+class Host(Protocol):
+    """What the server needs of the worker."""
+
+    values: Row
+
+    def refusal(self, user: str, session: str) -> str:
+        """Why no connection may be opened now; "" if one may."""
+
+    def welcome(self, connection: Connection, wanted: Wanted) -> None:
+        """A connection is open: greet it and subscribe what its path names."""
+
+    def new_connection(self, wanted: Wanted, *, sse: bool) -> Connection:
+        """A connection that is not attached yet."""
+
+
+HistoryHandler = Callable[[web.BaseRequest, list[str]], Awaitable[web.Response]]
+
+
+class Server:
+    """The public HTTP server of one worker."""
+
+    def __init__(self, settings: Settings, host: Host, history: HistoryHandler) -> None:
+        self._settings = settings
+        self._host = host
+        self._history = history
+        self._terminal = TokenBucket(TERMINAL_PER_S, TERMINAL_PER_S)
+        self._manager = web.Server(self._handle)
+
+    def protocol(self) -> asyncio.Protocol:
+        """The protocol of a newly accepted socket: aiohttp's, until it is handed over."""
+        return Handler(
+            self._manager,
+            loop=asyncio.get_running_loop(),
+            access_log=cast(Any, None),
+            # A request that is not complete by then is cut.
+            keepalive_timeout=self._settings.handshake_s,
+            tcp_keepalive=False,
+        )
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            return await self._route(request)
+        except Refusal as refusal:
+            return self._refuse(request, refusal)
+
+    async def _route(self, request: web.BaseRequest) -> web.StreamResponse:
+        match request.path.split("/"):
+            case ["", "v1", "ws"]:
+                return self._open_websocket(request, "")
+            case ["", "v1", "ws", session] if session:
+                return self._open_websocket(request, session)
+            case ["", "v1", "sse", session] if session:
+                return self._open_sse(request, session)
+            case ["", "v1", "sessions", session, "events", *rest] if session:
+                check_origin(request, self._settings)
+                return await self._history(request, [session, *rest])
+        raise Refusal("not_found")
+
+    def _open_websocket(
+        self, request: web.BaseRequest, session: str
+    ) -> web.StreamResponse:
+        version = (request.version.major, request.version.minor)
+        accept = websocket.check_upgrade(request.headers, request.method, version)
+        if isinstance(accept, websocket.UpgradeRefusal):
+            raise Refusal(
+                "bad_upgrade",
+                accept.message,
+                status=accept.status,
+                headers=accept.headers,
+            )
+        wanted = read_request(request, session, self._settings)
+        self._check_room(wanted)
+        connection = self._host.new_connection(wanted, sse=False)
+        offered = request.headers.getall(hdrs.SEC_WEBSOCKET_PROTOCOL, [])
+        head = _switching(accept, websocket.choose_subprotocol(offered)[0])
+        transport, early = take_over(request)
+        parser = websocket.FrameParser(self._settings.max_frame_bytes)
+        connection.attach(transport, parser)
+        connection.send(head)
+        self._host.welcome(connection, wanted)
+        connection.uncork()
+        if early:
+            connection.data_received(early)
+        return HANDED_OVER
+
+    def _open_sse(self, request: web.BaseRequest, session: str) -> web.StreamResponse:
+        if request.method != hdrs.METH_GET:
+            raise Refusal("bad_request", "an event stream is read with GET")
+        wanted = self._read_sse(request, session)
+        self._check_room(wanted)
+        connection = self._host.new_connection(wanted, sse=True)
+        origin = request.headers.get(hdrs.ORIGIN, "")
+        transport, _early = take_over(request)
+        connection.attach(transport, None)
+        connection.send(SSE_HEAD + _cors(origin) + b"\r\n")
+        self._host.welcome(connection, wanted)
+        connection.uncork()
+        return HANDED_OVER
+
+    def _read_sse(self, request: web.BaseRequest, session: str) -> Wanted:
+        # EventSource repeats the URL it was made with, so its own header is newer.
+        last = request.headers.get("Last-Event-ID", "")
+        if last:
+            query = request.rel_url.query.copy()
+            query["last_event_id"] = last
+            request = request.clone(rel_url=request.rel_url.with_query(query))
+        return read_request(request, session, self._settings)
+
+    def _check_room(self, wanted: Wanted) -> None:
+        reason = self._host.refusal(wanted.user, wanted.session)
+        if reason:
+            raise Refusal(reason)
+
+    # Refusals.
+
+    def _refuse(self, request: web.BaseRequest, refusal: Refusal) -> web.StreamResponse:
+        label = refusal.reason
+        if label.startswith("too_many_connections"):
+            label = "too_many_connections"
+        self._host.values[catalog.REFUSED.slots[label]] += 1
+        if request.path.startswith("/v1/sse/"):
+            answer = _refuse_event_source(refusal)
+            if answer is not None:
+                return answer
+        elif refusal.status in (401, 403, 404) and self._terminal.take():
+            accepted = self._refuse_browser(request, refusal)
+            if accepted is not None:
+                return accepted
+        return _error(refusal)
+
+    def _refuse_browser(
+        self, request: web.BaseRequest, refusal: Refusal
+    ) -> web.StreamResponse | None:
+        """Accept only to close with a code: a page cannot see the status of a refusal."""
+        offered = request.headers.getall(hdrs.SEC_WEBSOCKET_PROTOCOL, [])
+        subprotocol, _token = websocket.choose_subprotocol(offered)
+        version = (request.version.major, request.version.minor)
+        accept = websocket.check_upgrade(request.headers, request.method, version)
+        if subprotocol is None or isinstance(accept, websocket.UpgradeRefusal):
+            return None
+        transport, _early = take_over(request)
+        transport.write(_switching(accept, subprotocol))
+        asyncio.get_running_loop().call_later(
+            random.uniform(*TERMINAL_DELAY_S),  # noqa: S311 - spreading load
+            _close_terminally,
+            transport,
+            TERMINAL[refusal.status],
+        )
+        return HANDED_OVER
+
+
+class Handler(web.RequestHandler):
+    """aiohttp's protocol, with answers to malformed requests that repeat nothing."""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer with a fixed text: aiohttp's own quotes the request, tokens and all."""
+        if status >= 500:
+            log.error("request_failed", status=status, error=type(exc).__name__)
+        response = _error(
+            Refusal(
+                "bad_request",
+                MESSAGES["bad_request"] if status < 500 else "the server failed",
+                status=status,
+            )
+        )
+        response.force_close()
+        return response
+
+
+class _HandedOver(web.StreamResponse):
+    """Stands for an answer that somebody else writes."""
+
+    @property
+    def keep_alive(self) -> bool:
+        return False
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        return None
+
+
+HANDED_OVER = _HandedOver()
+
+
+class _Rest:
+    """Takes what a client sent behind its request."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        self.data += data
+        return False, b""
+
+    def feed_eof(self) -> None:
+        pass
+
+
+def take_over(request: web.BaseRequest) -> tuple[asyncio.Transport, bytes]:
+    """Take the socket of a request away from aiohttp, which then forgets it.
+
+    Returns:
+        The transport, and what the client has sent behind the request already.
+    """
+    protocol = request.protocol
+    transport = cast("asyncio.Transport", request.transport)
+    rest = _Rest()
+    protocol.set_parser(cast("Any", rest))
+    transport.set_protocol(asyncio.Protocol())
+    # To aiohttp it looks as if the client had left: no timer, no task, no reference.
+    protocol.transport = None
+    protocol.connection_lost(None)
+    return transport, rest.data
+
+
+def _switching(accept: str, subprotocol: str | None) -> bytes:
+    line = f"Sec-WebSocket-Protocol: {subprotocol}\r\n" if subprotocol else ""
+    return SWITCHING.format(accept, line).encode()
+
+
+def _cors(origin: str) -> bytes:
+    # The origin has been checked; it is repeated only if it is plain.
+    if not origin or not origin.isascii() or not origin.isprintable():
+        return b""
+    return b"Access-Control-Allow-Origin: %b\r\nVary: Origin\r\n" % origin.encode()
+
+
+def _error(refusal: Refusal) -> web.Response:
+    body = {"error": {"code": refusal.reason, "message": refusal.message}}
+    return web.Response(
+        status=refusal.status,
+        body=orjson.dumps(body),
+        content_type="application/json",
+        headers=HEADERS | refusal.headers,
+    )
+
+
+def _refuse_event_source(refusal: Refusal) -> web.Response | None:
+    """EventSource gives up after any status but 200, and for good only after 204."""
+    if refusal.temporary:
+        delay = random.randint(*SSE_RETRY_MS)  # noqa: S311 - spreading load
+        return web.Response(
+            body=retry_block(delay),
+            content_type="text/event-stream",
+            headers=HEADERS,
+        )
+    if refusal.status in (401, 403, 404):
+        return web.Response(status=204, headers=HEADERS)
+    return None
+
+
+def _close_terminally(transport: asyncio.Transport, reason: Disconnect) -> None:
+    if transport.is_closing():
+        return
+    data = {"code": reason.code, "reason": reason.label, "retry": reason.retry}
+    transport.write(
+        NATIVE.notice("closing", data) + websocket.close_frame(reason.code, reason.text)
+    )
+    transport.close()
+
+
+TERMINAL = {
+    401: Disconnect.UNAUTHORIZED,
+    403: Disconnect.FORBIDDEN,
+    404: Disconnect.NOT_FOUND,
+}
+
+__all__ = ["SSE", "Handler", "Host", "Server", "take_over"]

@@ -1,0 +1,89 @@
+"""What a worker does by the clock: heartbeat on the board, gauges, time limits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from broker.config import Settings
+from broker.disconnect import Disconnect
+from broker.metrics import catalog
+from broker.metrics.slots import Row
+from broker.ring import board as b
+from broker.worker.catchup import Catchup
+from broker.worker.channels import Channels, Subscription
+from broker.worker.limits import Limits
+
+BEAT_S = 0.25
+BEATS_PER_LOOK = 4
+
+
+class Tending:
+    """The worker's clockwork. A loop that is stuck does not beat, and is killed."""
+
+    def __init__(
+        self,
+        row: int,
+        settings: Settings,
+        board: b.Board,
+        values: Row,
+        channels: Channels,
+        catchup: Catchup,
+        limits: Limits,
+        schedule: Callable[[], None],
+    ) -> None:
+        self._row = row
+        self._lag_timeout_s = settings.lag_timeout_s
+        self._board = board
+        self._values = values
+        self._channels = channels
+        self._catchup = catchup
+        self._limits = limits
+        self._schedule = schedule
+
+    async def run(self) -> None:
+        """Beat, and look around every second; never returns."""
+        loop = asyncio.get_running_loop()
+        beats = 0
+        while True:
+            due = loop.time() + BEAT_S
+            await asyncio.sleep(BEAT_S)
+            self._values[catalog.LOOP_LAG.slot] = max(0.0, loop.time() - due)
+            self._board.beat(self._row)
+            self._board.set(self._row, b.CONNECTIONS, self._limits.connections)
+            # The bell may be lost to nobody's fault: look at the ring all the same.
+            self._schedule()
+            beats += 1
+            if beats % BEATS_PER_LOOK == 0:
+                self._look(loop.time())
+
+    def _look(self, now: float) -> None:
+        self._limits.look_at_memory()
+        self._measure_queues()
+        for sub in list(self._catchup.behind):
+            stuck = sub.socket.blocked and now - sub.progress_at > self._lag_timeout_s
+            if stuck:
+                sub.socket.close(Disconnect.NO_PROGRESS)
+        for channel in self._channels.by_session.values():
+            if channel.recent is not None and not channel.behind:
+                channel.recent = None
+
+    def _measure_queues(self) -> None:
+        total = largest = queued = 0
+        for sub in self._catchup.behind:
+            depth = entries_behind(sub)
+            total += depth
+            largest = max(largest, depth)
+            queued += sub.socket.buffered_bytes
+        values = self._values
+        values[catalog.QUEUE_DEPTH.slot] = total
+        values[catalog.QUEUE_DEPTH_MAX.slot] = largest
+        values[catalog.QUEUE_BYTES.slot] = queued
+
+
+def entries_behind(sub: Subscription) -> int:
+    """Entries between a subscription and the tip, 0 where an ordinal is not known."""
+    tip, position = sub.channel.tip.seq, sub.position.seq
+    if tip is None or position is None:
+        return 0
+    return max(0, tip - position)
