@@ -1,0 +1,1 @@
+"""What programs on the other side of the socket use: a client that resumes."""
