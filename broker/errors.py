@@ -5,11 +5,13 @@
     BrokerError
     +-- ConfigError          a setting is unknown, unusable or contradicts another
     +-- StoreError           Redis could not do what was asked
-    |   +-- StoreUnavailable     no connection, no answer in time, or not ready: try again
+    |   +-- StoreUnavailable     no connection, no answer, or not ready: try again
     |   +-- StoreRefused         Redis answered with an error that a retry repeats
     |   +-- ServerUnsuitable     too old, a replica, or a mode that is not supported
     +-- RingCorrupted        a record in the ring breaks the layout
     +-- ProtocolError        a peer broke the rules of its protocol
+    |   +-- FrameError           a WebSocket frame breaks RFC 6455
+    +-- BadFrame             a client frame cannot be understood; the connection stays
 """
 
 from __future__ import annotations

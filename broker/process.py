@@ -38,7 +38,7 @@ class Boot(msgspec.Struct, frozen=True, kw_only=True):
         ring_fd: Anonymous memory of the ring.
         board_fd: Anonymous memory of the board.
         metrics_fd: Anonymous memory of the metric slots.
-        doorbell_fds: One eventfd per worker; worker ``index`` owns number ``index - 1``.
+        doorbell_fds: One eventfd per worker; worker ``index`` owns ``index - 1``.
         requests_fd: Reader only: the listening Unix socket for the workers' requests.
         requests_address: Worker only: the address of that socket.
         public_port: The port that all workers share by ``SO_REUSEPORT``.

@@ -66,7 +66,7 @@ class BlockingDoorbell:
         if not readable:
             await asyncio.sleep(BLOCK_MS / 1000)
             return
-        cursors = ["%d-%d" % w.anchor.cursor for w in readable.values()]
+        cursors = [b"%d-%d" % w.anchor.cursor for w in readable.values()]
         reply = await connection.call(
             *("XREAD", "COUNT", 1, "BLOCK", BLOCK_MS, "STREAMS"), *readable, *cursors
         )

@@ -92,11 +92,15 @@ class Desk(asyncio.Protocol):
         # A restarted worker may be heard before the end of its predecessor is.
         former = self._desks.pop(worker, None)
         if former is not None:
-            former._worker = 0
-            former._refuse("another process took its place")
+            former.dismiss()
             self._clerk.handle_gone(worker)
         self._worker = worker
         self._desks[worker] = self
+
+    def dismiss(self) -> None:
+        """End the connection of a worker process that another one has replaced."""
+        self._worker = 0
+        self._refuse("another process took its place")
 
     def _refuse(self, why: str) -> None:
         log.error("request_unreadable", worker=self._worker, why=why)

@@ -6,7 +6,7 @@ import random
 import time
 
 LEAK_BYTES_PER_KEY = 130
-"""What Redis keeps for a tracked key of a client that is gone, until the key changes."""
+"""What Redis keeps per key of a tracking client that is gone, until the key changes."""
 LEAK_BYTES_PER_S = 1024 * 1024 / 60
 BURST = 4
 DELAY_MAX_S = 60.0

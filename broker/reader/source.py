@@ -255,7 +255,7 @@ class Source:
             part = every[start : start + READ_KEYS_MAX]
             commands: list[tuple[bytes | str, ...]] = []
             for watched in part:
-                at = "%d-%d" % watched.anchor.cursor
+                at = b"%d-%d" % watched.anchor.cursor
                 commands.append((b"XINFO", b"STREAM", watched.key))
                 commands.append((b"XRANGE", watched.key, at, at))
             replies = await connection.send(*commands)

@@ -17,12 +17,12 @@ READ_KEYS_MAX = 256
 READ_COUNT_MAX = 1000
 """Entries per key of one read."""
 READ_BYTES_MAX = 4 * 1024 * 1024
-"""What one read may bring: Redis has no limit of its own, so count times size is ours."""
+"""What one read may bring: Redis has no limit, so ours is count times size."""
 FIRST_COUNT = 10
 """Entries per key while a key's entry size is a guess."""
 FIRST_MEAN_BYTES = 1024
 INFO_MEAN_BYTES = 16 * 1024
-"""Above this mean size the XINFO, which repeats two whole entries, is left out often."""
+"""Above this mean the XINFO, which repeats two whole entries, is left out often."""
 INFO_EVERY = 16
 """With large entries every so many reads bring the XINFO all the same."""
 REST_S = 1.0
@@ -241,7 +241,7 @@ class Watches:
             self.mark_dirty(watched)
 
     def note_empty(self, watched: Watched) -> None:
-        """Note that a ring brought nothing; a key that goes on like that has to rest."""
+        """Note that a ring brought nothing; a key that goes on so has to rest."""
         now = time.monotonic()
         recent = now - watched.last_ring < REST_S
         watched.empty_rings = watched.empty_rings + 1 if recent else 1

@@ -57,7 +57,7 @@ class Board:
         return self.words[row * ROW_WORDS + word]
 
     def set(self, row: int, word: int, value: int) -> None:
-        """Write one word; only the row's own process may, or the supervisor at start."""
+        """Write one word; only the row's own process may, the supervisor at start."""
         self.words[row * ROW_WORDS + word] = value
 
     def beat(self, row: int) -> None:

@@ -291,8 +291,10 @@ class Supervisor:
         if not self._is_stopping:
             return True
         # While workers drain their clients still read, and for that they need it.
+        # Not one that has just said that it is of no use.
+        is_useful = self._status is ExitStatus.DONE and not self._reader_told
         has_readers = any(worker.pid is not None for worker in self._workers)
-        return child is self._reader and has_readers and not self._reader_told
+        return child is self._reader and is_useful and has_readers
 
     def _spawn(self, child: ChildProcess) -> None:
         try:

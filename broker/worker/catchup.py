@@ -112,7 +112,7 @@ class Catchup:
     def fall_behind(
         self, sub: Subscription, position: Position, epoch: int, state: State
     ) -> None:
-        """A live subscription stops at *position*: its socket is full, or the ring cut."""
+        """A live subscription stops at *position*: socket full, or the ring cut."""
         sub.position = position
         sub.epoch = epoch
         sub.anchor = None
@@ -181,7 +181,7 @@ class Catchup:
         try:
             return self._take_page(sub)
         except RingCorrupted as error:
-            log.error("ring_corrupted", why=str(error))
+            log.error("ring_corrupted", why=str(error))  # noqa: TRY400
             self._values[catalog.RING_CORRUPTED.slot] += 1
             channel.recent = None
             self._read_store(sub)

@@ -47,11 +47,7 @@ class Commands:
         self._values[catalog.CLIENT_FRAMES.slot] += 1
         try:
             frame = read_client_frame(payload)
-            handler = self._handlers.get(frame.cmd)
-            if handler is None:
-                known = ", ".join(self._handlers)
-                raise BadFrame("unknown_cmd", f"cmd is one of {known}", frame.id)
-            handler(connection, frame)
+            self._handlers.get(frame.cmd, self._handle_unknown)(connection, frame)
         except BadFrame as error:
             self._refuse(connection, error)
 
@@ -64,6 +60,10 @@ class Commands:
         connection.errors += 1
         if connection.errors >= ERRORS_MAX:
             connection.close(Disconnect.TOO_MANY_ERRORS)
+
+    def _handle_unknown(self, connection: Connection, frame: ClientFrame) -> None:
+        known = ", ".join(self._handlers)
+        raise BadFrame("unknown_cmd", f"cmd is one of {known}", frame.id)
 
     def _handle_ping(self, connection: Connection, frame: ClientFrame) -> None:
         connection.send(connection.format.notice("pong", _with_ref({}, frame)))

@@ -90,7 +90,7 @@ class Dispatcher:
             done = self._leap()
         except RingCorrupted as error:
             self._values[catalog.RING_CORRUPTED.slot] += 1
-            log.error("ring_corrupted", why=str(error))
+            log.error("ring_corrupted", why=str(error))  # noqa: TRY400
             receiver.skip_to_head()
             done = self._leap()
         self._on_drained(receiver.cursor)
@@ -126,10 +126,7 @@ class Dispatcher:
         if channel.recent is not None:
             channel.recent.add(stream_id, record.position)
         batch = batches.get(channel)
-        if batch is None:
-            tip = channel.tip.id
-        else:
-            tip = (batch[-1].ms, batch[-1].n)
+        tip = channel.tip.id if batch is None else (batch[-1].ms, batch[-1].n)
         if stream_id < tip or (stream_id == tip and kind in ENTRIES):
             return
         if kind == Kind.REFERENCE:

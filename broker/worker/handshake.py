@@ -109,8 +109,8 @@ def read_request(request: web.BaseRequest, session: str, settings: Settings) -> 
     if "token" in query:
         raise Refusal(
             "bad_request",
-            "a token in the URL ends up in logs: send it as Authorization: Bearer or as "
-            "the subprotocol bearer.<token>",
+            "a token in the URL ends up in logs: send it as Authorization: Bearer or "
+            "as the subprotocol bearer.<token>",
         )
     try:
         return Wanted(

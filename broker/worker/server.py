@@ -73,11 +73,11 @@ class Server:
         self._manager = web.Server(self._handle)
 
     def protocol(self) -> asyncio.Protocol:
-        """The protocol of a newly accepted socket: aiohttp's, until it is handed over."""
+        """The protocol of an accepted socket: aiohttp's, until it is handed over."""
         return Handler(
             self._manager,
             loop=asyncio.get_running_loop(),
-            access_log=cast(Any, None),
+            access_log=cast("Any", None),
             # A request that is not complete by then is cut.
             keepalive_timeout=self._settings.handshake_s,
             tcp_keepalive=False,
@@ -177,7 +177,7 @@ class Server:
     def _refuse_browser(
         self, request: web.BaseRequest, refusal: Refusal
     ) -> web.StreamResponse | None:
-        """Accept only to close with a code: a page cannot see the status of a refusal."""
+        """Accept only to close with a code: a page cannot see a refusal's status."""
         offered = request.headers.getall(hdrs.SEC_WEBSOCKET_PROTOCOL, [])
         subprotocol, _token = websocket.choose_subprotocol(offered)
         version = (request.version.major, request.version.minor)
@@ -205,7 +205,7 @@ class Handler(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer with a fixed text: aiohttp's own quotes the request, tokens and all."""
+        """Answer with a fixed text: aiohttp's own quotes the request, with tokens."""
         if status >= 500:
             log.error("request_failed", status=status, error=type(exc).__name__)
         response = _error(

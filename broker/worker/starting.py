@@ -77,12 +77,13 @@ def _read_position(text: str) -> Position:
 
 
 def _read_since(text: str) -> Position:
+    wrong = "since is a time such as 2025-11-21T04:26:40Z"
+    if not is_rfc3339(text.encode()):
+        raise BadStart(wrong)
     try:
-        if not is_rfc3339(text.encode()):
-            raise ValueError
         moment = datetime.fromisoformat(text.replace("z", "Z"))
         milliseconds = (moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1e3
     except (ValueError, OverflowError):
-        raise BadStart("since is a time such as 2025-11-21T04:26:40Z") from None
+        raise BadStart(wrong) from None
     # Everything before that millisecond was not asked for.
     return Position((max(0, int(milliseconds) - 1), U64_MAX if milliseconds > 0 else 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import secrets
 
@@ -60,6 +61,7 @@ class Worker:
         self._row = boot.index
         self._draining = False
         self._connections: set[Connection] = set()
+        self._empty = asyncio.Event()
         self._channels = Channels()
         self._limits = Limits(settings)
         keys = event_key_pattern(settings.event_stream)
@@ -178,6 +180,8 @@ class Worker:
         self.subscriptions.end_all(connection)
         self._wheel.remove(connection)
         self._connections.discard(connection)
+        if self._draining and not self._connections:
+            self._empty.set()
         self._limits.closed(connection.user, connection.session)
         self.values[catalog.CONNECTIONS.slots[connection.format.name]] -= 1
         self.values[catalog.CLOSES.slots[label]] += 1
@@ -206,6 +210,8 @@ class Worker:
         # 1. Nobody new: the listening socket is closed, and a late request is refused.
         self._draining = True
         everybody = list(self._connections)
+        if not everybody:
+            self._empty.set()
         random.shuffle(everybody)
         log.info("draining", connections=len(everybody))
         # 2. One by one, so the other pods see them come one by one.
@@ -217,17 +223,15 @@ class Worker:
             delay_ms = random.randrange(SPREAD_MS)  # noqa: S311 - spreading load
             connection.close(Disconnect.DRAINING, delay_ms=delay_ms)
         # 3. Their sockets end when the close is answered, or a little later.
-        deadline = asyncio.get_running_loop().time() + LAST_WORDS_S
-        while self._connections and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.02)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_S):
+                await self._empty.wait()
         log.info("drained", left=len(self._connections))
 
     async def _wait_until(self, due: float, hurry: asyncio.Event) -> None:
         left = due - asyncio.get_running_loop().time()
         if left <= 0 or hurry.is_set():
             return
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(left):
                 await hurry.wait()
-        except TimeoutError:
-            pass
