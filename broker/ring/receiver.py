@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Container, Iterator
+
+import msgspec
 
 from broker.errors import RingCorrupted
 from broker.ring import layout
@@ -19,7 +20,7 @@ class NewGeneration(Exception):
     """Another transmitter owns the ring; the cursor stands at its first record."""
 
 
-class Record(NamedTuple):
+class Record(msgspec.Struct, frozen=True, gc=False):
     """One record, copied out of the ring.
 
     Attributes:
@@ -43,6 +44,10 @@ class Record(NamedTuple):
     prev: int
     stamp_ns: int
     payload: bytes
+
+
+Link = tuple[int, int, int, int, int]
+"""Kind, channel number, stream id ms and n, and the previous record's position."""
 
 
 class Receiver:
@@ -94,17 +99,23 @@ class Receiver:
             raise Lapped
         return copied
 
-    def records(self, copied: bytes) -> Iterator[Record]:
+    def records(self, copied: bytes, wanted: Container[int]) -> Iterator[Record]:
         """Walk the whole records of a copy, moving the cursor behind each.
+
+        Args:
+            copied: What ``receive`` has just returned.
+            wanted: Channel numbers; records of other channels are passed over, but
+                those outside any chain are not.
 
         Raises:
             RingCorrupted: A record breaks the layout although it was not lapped.
         """
         unpack = layout.RECORD.unpack_from
+        header_bytes, join = layout.RECORD_BYTES, int(layout.Kind.JOIN)
         end = len(copied)
         offset = 0
         position = self.cursor
-        while offset + layout.RECORD_BYTES <= end:
+        while offset + header_bytes <= end:
             word, channel, checksum, ms, n, seq, prev, stamp = unpack(copied, offset)
             length = word >> 8
             kind = word & 0xFF
@@ -113,11 +124,26 @@ class Receiver:
                 return
             if self._checksums:
                 self._verify(position, copied[offset : offset + length], checksum)
-            payload = copied[offset + layout.RECORD_BYTES : offset + length]
-            offset += length
-            self.cursor = position + length
-            yield Record(position, kind, channel, ms, n, seq, prev, stamp, payload)
-            position += length
+            start, offset = offset + header_bytes, offset + length
+            here, position = position, position + length
+            self.cursor = position
+            if channel in wanted or kind >= join:
+                payload = copied[start:offset]
+                yield Record(here, kind, channel, ms, n, seq, prev, stamp, payload)
+
+    def link(self, position: int) -> Link | None:
+        """What a walk back needs of a record, None if the record is gone.
+
+        Raises:
+            RingCorrupted: The record breaks the layout although it was not lapped.
+        """
+        words = self._segment.words
+        header = self._header(position)
+        if position < words[layout.CLAIM] - self._segment.size:
+            return None
+        word, channel, _checksum, ms, n, _seq, prev, _stamp = header
+        self._check(position, word & 0xFF, word >> 8)
+        return word & 0xFF, channel, ms, n, prev
 
     def read(self, position: int) -> Record | None:
         """Copy one record that a link or an index points at, None if it is gone.
@@ -126,22 +152,26 @@ class Receiver:
             RingCorrupted: The record breaks the layout although it was not lapped.
         """
         segment = self._segment
-        words = segment.words
-        header = segment.copy(position, layout.RECORD_BYTES)
-        if position < words[layout.CLAIM] - segment.size:
+        header = self._header(position)
+        word, channel, checksum, ms, n, seq, prev, stamp = header
+        # The length may be garbage until the claim has been looked at.
+        length = min(word >> 8, self._largest)
+        payload_bytes = max(0, length - layout.RECORD_BYTES)
+        payload = segment.copy(position + layout.RECORD_BYTES, payload_bytes)
+        if position < segment.words[layout.CLAIM] - segment.size:
             return None
-        word, channel, checksum, ms, n, seq, prev, stamp = layout.RECORD.unpack(header)
-        length = word >> 8
         kind = word & 0xFF
-        self._check(position, kind, length)
-        payload = segment.copy(
-            position + layout.RECORD_BYTES, length - layout.RECORD_BYTES
-        )
-        if position < words[layout.CLAIM] - segment.size:
-            return None
+        self._check(position, kind, word >> 8)
         if self._checksums:
-            self._verify(position, header + payload, checksum)
+            self._verify(position, layout.RECORD.pack(*header) + payload, checksum)
         return Record(position, kind, channel, ms, n, seq, prev, stamp, payload)
+
+    def _header(self, position: int) -> tuple[int, ...]:
+        segment = self._segment
+        offset = position & (segment.size - 1)
+        if offset + layout.RECORD_BYTES <= segment.size:
+            return layout.RECORD.unpack_from(segment.data, offset)
+        return layout.RECORD.unpack(segment.copy(position, layout.RECORD_BYTES))
 
     def _check(self, position: int, kind: int, length: int) -> None:
         if kind not in layout.KINDS:

@@ -8,7 +8,6 @@ broker's own keys would hand that key to every client, so it is refused.
 from __future__ import annotations
 
 from broker.errors import ConfigError
-from broker.model import is_session_name
 
 PLACEHOLDER = "{session}"
 DEFAULT_EVENT_STREAM = "broker:events:{session}"
@@ -90,20 +89,13 @@ def check_event_stream(pattern: str) -> None:
         )
     if not prefix:
         raise _unusable(pattern, "there must be text in front of {session}")
+    # A fixed name that some session completes the pattern to begins with the prefix.
     for own in OWN_NAMES + OWN_PREFIXES:
         if own.startswith(prefix):
             raise _unusable(pattern, f"{prefix!r} is the beginning of {own!r}")
     for own in OWN_PREFIXES:
         if prefix.startswith(own):
             raise _unusable(pattern, f"keys that begin with {own!r} are the broker's")
-    for own in OWN_NAMES:
-        if _names(own, prefix, suffix):
-            raise _unusable(pattern, f"a session could be named so that it is {own!r}")
-
-
-def _names(own: str, prefix: str, suffix: str) -> bool:
-    middle = own[len(prefix) : len(own) - len(suffix)]
-    return prefix + middle + suffix == own and is_session_name(middle)
 
 
 def _unusable(pattern: str, why: str) -> ConfigError:

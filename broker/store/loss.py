@@ -187,9 +187,8 @@ def settle(
     """
     count = len(entry_ids)
     seq = anchor.seq
-    if (  # The common case, live and nothing lost: 0.5 us instead of 2.
+    if (  # The common case, live and nothing lost: 0.8 us, not 2.
         count
-        and not full
         and seq is not None
         and not anchor.delivered
         and type(info) is StreamInfo

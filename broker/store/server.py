@@ -104,13 +104,6 @@ async def start_tracking(connection: Connection, second: Connection) -> None:
         TrackingUnavailable: The server refuses, or the ring did not come.
         StoreUnavailable: A connection was lost, or the server is not ready.
     """
-    try:
-        await connection.call("CLIENT", "TRACKING", "ON")
-    except StoreRefused as error:
-        raise TrackingUnavailable(f"CLIENT TRACKING is refused: {error}") from None
-    # Redis would rather close the largest client than run out of memory. Refused by
-    # servers where only an administrator may say so; nothing depends on it.
-    await connection.send(("CLIENT", "NO-EVICT", "ON"))
     key = SELF_TEST_PREFIX + secrets.token_hex(8).encode()
     rang = asyncio.Event()
     owners = connection.on_push
@@ -129,7 +122,7 @@ async def start_tracking(connection: Connection, second: Connection) -> None:
     except TimeoutError:
         raise TrackingUnavailable(f"no ring within {SELF_TEST_S} s") from None
     except StoreRefused as error:
-        raise TrackingUnavailable(f"the self-test is refused: {error}") from None
+        raise TrackingUnavailable(f"refused: {error}") from None
     finally:
         if not connection.closed:
             connection.on_push = owners
@@ -137,6 +130,10 @@ async def start_tracking(connection: Connection, second: Connection) -> None:
 
 
 async def _ring(connection: Connection, second: Connection, key: bytes) -> None:
+    await connection.call("CLIENT", "TRACKING", "ON")
+    # Redis would rather close the largest client than run out of memory. Refused by
+    # servers where only an administrator may say so; nothing depends on it.
+    await connection.send(("CLIENT", "NO-EVICT", "ON"))
     await connection.call("XREAD", "COUNT", 1, "STREAMS", key, "0-0")
     # Together in one write, so the expiry cannot ring a second time.
     await second.call_all(

@@ -7,8 +7,8 @@ here and aiohttp's objects are released, which leaves 2 KB per idle connection.
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
+from os import write
 from typing import Protocol, cast
 
 from broker.disconnect import Disconnect
@@ -134,7 +134,15 @@ class Connection(asyncio.Protocol):
         The kernel is asked directly while the transport has nothing queued: a delivery
         then costs one system call and 0.3 us of Python around it.
         """
-        if self._reason is None and data:
+        if self._direct:
+            # Only while the connection is open: closing and losing it end this.
+            try:
+                written = write(self._fd, data)
+            except OSError as error:
+                written = self._handle_write_error(error)
+            if written != len(data):
+                self._queue_rest(data, written)
+        elif self._reason is None:
             self._write(data)
 
     def close(self, reason: Disconnect, **details: object) -> None:
@@ -157,13 +165,14 @@ class Connection(asyncio.Protocol):
             notice = self.format.notice("closing", data)
         if self._corked is not None:
             self.uncork()
+        self._write(notice)
+        self._direct = False
         self._reason = reason
         if self.format is SSE:
-            self._write(notice)
             self._transport.close()
             wait = CLOSE_FLUSH_S
         else:
-            self._write(notice + websocket.close_frame(reason.code, reason.text))
+            self._transport.write(websocket.close_frame(reason.code, reason.text))
             wait = CLOSE_FLUSH_S if self.buffered_bytes else CLOSE_WAIT_S
         asyncio.get_running_loop().call_later(wait, self.abort)
 
@@ -171,11 +180,12 @@ class Connection(asyncio.Protocol):
         """Cut the connection without a word."""
         if self._transport is not None:
             self._reason = self._reason or reason
+            self._direct = False
             self._transport.abort()
 
     def _write(self, data: bytes) -> None:
         transport = self._transport
-        if transport is None:
+        if transport is None or transport.is_closing():
             return
         if not self._direct:
             if self._corked is not None:
@@ -185,16 +195,19 @@ class Connection(asyncio.Protocol):
                 transport.write(data)
                 return
             self._direct = True
-        try:
-            written = os.write(self._fd, data)
-        except BlockingIOError:
-            written = 0
-        except OSError:
+        self.send(data)
+
+    def _handle_write_error(self, error: OSError) -> int:
+        if not isinstance(error, BlockingIOError):
             self.abort()
-            return
-        if written != len(data):
-            self._direct = False
-            transport.write(memoryview(data)[written:])
+        return 0
+
+    def _queue_rest(self, data: bytes, written: int) -> None:
+        # The transport keeps the view as it is: a large frame for many slow sockets is
+        # in memory once.
+        self._direct = False
+        if self._transport is not None:
+            self._transport.write(memoryview(data)[written:])
 
     # What the transport calls.
 
@@ -240,6 +253,7 @@ class Connection(asyncio.Protocol):
             code, _text = websocket.read_close(payload)
             answer = code if code != websocket.NO_CODE else Disconnect.NORMAL.code
             self._write(websocket.close_frame(answer))
+            self._direct = False
             self._reason = Disconnect.NORMAL
         if self._transport is not None:
             self._transport.close()

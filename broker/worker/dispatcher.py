@@ -100,7 +100,7 @@ class Dispatcher:
         batches: Batches = {}
         by_number = self._channels.by_number
         taken = 0
-        for record in self._receiver.records(copied):
+        for record in self._receiver.records(copied, by_number):
             taken += 1
             if record.kind >= Kind.JOIN:
                 self._flush(batches)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Protocol
 
 from broker.metrics import catalog
@@ -25,7 +26,6 @@ from broker.ring.records import (
     unpack_skipped,
 )
 from broker.worker.channels import Channel, State, Subscription
-from broker.worker.recent import ENTRIES
 
 SENDS_PER_TURN = 500
 """Sockets written to before the loop may turn: about 4 ms of system calls."""
@@ -42,15 +42,27 @@ def gap_data(gap: GapRecord) -> dict[str, object]:
     }
 
 
-def encode_record(channel: Channel, wire: Format, record: Record) -> bytes:
-    """The frame of one record in one wire format."""
-    _place, kind, _number, ms, n, seq, _prev, _stamp, payload = record
-    if kind == Kind.EVENT:
-        return wire.event(channel.name, ms, n, seq, unpack_event(payload))
-    if kind == Kind.SKIPPED:
-        skipped = unpack_skipped(payload)
-        return wire.skipped(channel.name, ms, n, seq, skipped.reason, skipped.detail)
-    return wire.notice("gap", gap_data(unpack_gap(payload)), channel.session)
+def encode(channel: Channel, wire: Format, records: list[Record]) -> bytes:
+    """The frames of some records in one wire format."""
+    name = channel.name
+    event, kind_event = wire.event, int(Kind.EVENT)
+    frames = [
+        event(name, r.ms, r.n, r.seq, unpack_event(r.payload))
+        if r.kind == kind_event
+        else _encode_other(channel, wire, r)
+        for r in records
+    ]
+    return frames[0] if len(frames) == 1 else b"".join(frames)
+
+
+def _encode_other(channel: Channel, wire: Format, record: Record) -> bytes:
+    if record.kind == Kind.SKIPPED:
+        skipped = unpack_skipped(record.payload)
+        ms, n, seq = record.ms, record.n, record.seq
+        name = channel.name
+        return wire.skipped(name, ms, n, seq, skipped.reason, skipped.detail)
+    gap = unpack_gap(record.payload)
+    return wire.notice("gap", gap_data(gap), channel.session)
 
 
 class Broadcast:
@@ -62,7 +74,6 @@ class Broadcast:
         before: The tip before it: the position of a socket that cannot take it.
         events: How many entries the frames carry.
         lost: Entries that the frames announce as lost, by reason.
-        stamp_ns: When the reader wrote the oldest of the records, 0 for notices.
         number: Counts broadcasts: who went live after it has had its content.
         epoch: The channel's epoch that ``before`` belongs to.
     """
@@ -74,7 +85,6 @@ class Broadcast:
         "events",
         "lost",
         "number",
-        "stamp_ns",
         "targets",
     )
 
@@ -86,8 +96,7 @@ class Broadcast:
         before: Position,
         epoch: int,
         events: int,
-        lost: dict[str, int],
-        stamp_ns: int,
+        lost: Mapping[str, int],
     ) -> None:
         self.number = number
         self.data = data
@@ -96,7 +105,6 @@ class Broadcast:
         self.epoch = epoch
         self.events = events
         self.lost = lost
-        self.stamp_ns = stamp_ns
 
 
 class FallBehind(Protocol):
@@ -120,6 +128,7 @@ class Hub:
         self._values = values
         self._fall_behind = fall_behind
         self._underway: deque[Broadcast] = deque()
+        self._oldest_ns = 0
         self.number = 0
         """Number of the newest broadcast."""
 
@@ -130,12 +139,12 @@ class Hub:
 
     def publish(self, channel: Channel, records: list[Record]) -> None:
         """Queue records, in order, for who is live now, and move the channel's tip."""
-        events = sum(record.kind in ENTRIES for record in records)
-        lost = _announced_lost(records)
         for wire in FORMATS:
             if channel.live[wire.index]:
-                data = b"".join([encode_record(channel, wire, r) for r in records])
-                self._queue(channel, wire, data, events, lost, records[0].stamp_ns)
+                events, lost = _tally(records)
+                data = encode(channel, wire, records)
+                self._queue(channel, wire, data, events, lost)
+                self._oldest_ns = self._oldest_ns or records[0].stamp_ns
         last = records[-1]
         channel.tip = position_of(last.ms, last.n, last.seq)
 
@@ -144,13 +153,13 @@ class Hub:
         for wire in FORMATS:
             if channel.live[wire.index]:
                 frame = wire.notice(event, data, channel.session)
-                self._queue(channel, wire, frame, 0, {}, 0)
+                self._queue(channel, wire, frame, 0, NOTHING)
 
     def cut(self, channel: Channel) -> None:
         """Let everybody who is live fall behind, after what is queued for them."""
         for wire in FORMATS:
             if channel.live[wire.index]:
-                self._queue(channel, wire, b"", 0, {}, 0)
+                self._queue(channel, wire, b"", 0, NOTHING)
 
     def _queue(
         self,
@@ -158,37 +167,42 @@ class Hub:
         wire: Format,
         data: bytes,
         events: int,
-        lost: dict[str, int],
-        stamp_ns: int,
+        lost: Mapping[str, int],
     ) -> None:
-        self.number += 1
+        self.number = number = self.number + 1
         targets = iter(list(channel.live[wire.index]))
+        tip, epoch = channel.tip, channel.epoch
         self._underway.append(
-            Broadcast(
-                self.number,
-                data,
-                targets,
-                channel.tip,
-                channel.epoch,
-                events,
-                lost,
-                stamp_ns,
-            )
+            Broadcast(number, data, targets, tip, epoch, events, lost)
         )
 
     def do_work(self) -> int:
         """Write to at most ``SENDS_PER_TURN`` sockets; returns to how many."""
-        room = SENDS_PER_TURN
-        while self._underway and room > 0:
-            broadcast = self._underway[0]
-            done, exhausted = self._send(broadcast, room)
-            room -= done
-            if exhausted:
-                self._underway.popleft()
-                self._observe(broadcast)
+        underway = self._underway
+        if not underway:
+            return 0
+        room, events, size = SENDS_PER_TURN, 0, 0
+        while underway and room > 0:
+            broadcast = underway[0]
+            sent = self._send(broadcast, room)
+            events += sent * broadcast.events
+            size += sent * len(broadcast.data)
+            if broadcast.lost:
+                self._count_lost(broadcast.lost, sent)
+            if sent < room:
+                underway.popleft()
+            room -= sent
+        values = self._values
+        values[catalog.DELIVERIES.slot] += events
+        values[catalog.DELIVERED_BYTES.slot] += size
+        if not underway and self._oldest_ns:
+            late_s = (time.monotonic_ns() - self._oldest_ns) / 1e9
+            observe(values, catalog.STAGE_SECONDS["reader_to_socket"], late_s)
+            self._oldest_ns = 0
         return SENDS_PER_TURN - room
 
-    def _send(self, broadcast: Broadcast, room: int) -> tuple[int, bool]:
+    def _send(self, broadcast: Broadcast, room: int) -> int:
+        """Write to at most *room* sockets; fewer means that nobody is left."""
         data = broadcast.data
         number = broadcast.number
         live = State.LIVE
@@ -205,26 +219,22 @@ class Hub:
             sent += 1
             if sent == room:
                 break
-        self._count(broadcast, sent)
-        return sent, sent < room
+        return sent
 
-    def _count(self, broadcast: Broadcast, sent: int) -> None:
-        values = self._values
-        values[catalog.DELIVERIES.slot] += sent * broadcast.events
-        values[catalog.DELIVERED_BYTES.slot] += sent * len(broadcast.data)
-        for reason, lost in broadcast.lost.items():
-            values[catalog.DROPS.slots[reason]] += sent * lost
-
-    def _observe(self, broadcast: Broadcast) -> None:
-        if broadcast.stamp_ns:
-            late_s = (time.monotonic_ns() - broadcast.stamp_ns) / 1e9
-            observe(self._values, catalog.STAGE_SECONDS["reader_to_socket"], late_s)
+    def _count_lost(self, lost: Mapping[str, int], sent: int) -> None:
+        for reason, entries in lost.items():
+            self._values[catalog.DROPS.slots[reason]] += sent * entries
 
 
-def _announced_lost(records: list[Record]) -> dict[str, int]:
+def _tally(records: list[Record]) -> tuple[int, Mapping[str, int]]:
+    """How many entries the records stand for, and how many they announce as lost."""
+    gaps = [unpack_gap(r.payload) for r in records if r.kind == Kind.GAP]
+    if not gaps:
+        return len(records), NOTHING
     lost: dict[str, int] = {}
-    for record in records:
-        if record.kind == Kind.GAP:
-            gap = unpack_gap(record.payload)
-            lost[gap.reason] = lost.get(gap.reason, 0) + (gap.lost or 0)
-    return lost
+    for gap in gaps:
+        lost[gap.reason] = lost.get(gap.reason, 0) + (gap.lost or 0)
+    return len(records) - len(gaps), lost
+
+
+NOTHING: Mapping[str, int] = MappingProxyType({})

@@ -24,6 +24,8 @@ from broker.worker.recent import Newest, Page, Recent
 
 PAGE_EVENTS = 128
 PAGE_BYTES = 64 * 1024
+PLACES_MAX = 1024
+"""Records looked at for one page, sent or left out."""
 
 
 class _Hole(NamedTuple):
@@ -59,6 +61,19 @@ class PageBuilder:
         return self._hole is None and (
             self.events >= PAGE_EVENTS or self.size >= PAGE_BYTES
         )
+
+    def plain(self, record: Record) -> bool:
+        """Add an EVENT record if it is one that is simply sent; most of them are."""
+        if self._hole is not None or self._newest is not None or record.payload[0]:
+            return False
+        ms, n, seq = record.ms, record.n, record.seq
+        event = unpack_event(record.payload)
+        frame = self._wire.event(self._channel.name, ms, n, seq, event)
+        self._parts.append(frame)
+        self.size += len(frame)
+        self.events += 1
+        self.position = position_of(ms, n, seq)
+        return True
 
     def event(self, ms: int, n: int, seq: int, event: Event) -> None:
         """Add an entry, or the hole that stands for it."""
@@ -149,19 +164,21 @@ def page_from_ring(
         None if the next record has to be fetched from the store: it is there by
         reference only, or has been overwritten just now.
     """
-    index = recent.after(builder.position.id)
+    first = recent.after(builder.position.id)
     added = 0
-    while index < len(recent) and not builder.full:
-        _stream_id, place = recent.at(index)
-        record = receiver.read(place)
+    event_kind, plain, read = int(Kind.EVENT), builder.plain, receiver.read
+    for index, place in enumerate(recent.places(first, PLACES_MAX), first):
+        record = read(place)
         if record is None:
             recent.cut(index)
             break
         if record.kind == Kind.REFERENCE:
             break
-        _add_record(builder, record)
+        if record.kind != event_kind or not plain(record):
+            _add_record(builder, record)
         added += 1
-        index += 1
+        if builder.full:
+            break
     return builder.finish() if added else None
 
 

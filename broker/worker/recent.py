@@ -20,6 +20,8 @@ Newest = dict[bytes, StreamId]
 ENTRIES = frozenset({Kind.EVENT, Kind.REFERENCE, Kind.SKIPPED})
 """Records that stand for one entry of the stream each."""
 
+_ENDS = (int(Kind.BASE), int(Kind.RESET))
+
 
 class Page:
     """Bytes for one format that bring a subscription from one position to another.
@@ -130,19 +132,20 @@ class Recent:
 
     def _step(self, receiver: Receiver) -> None:
         place, self._next = self._next, 0
-        record = receiver.read(place)
-        if record is None or record.channel != self._number:
+        link = receiver.link(place)
+        if link is None:
             return
-        stream_id = (record.ms, record.n)
-        if stream_id > self._below:
+        kind, number, ms, n, prev = link
+        stream_id = (ms, n)
+        if number != self._number or stream_id > self._below:
             return
         self.floor = self._below = stream_id
-        if record.kind in (Kind.BASE, Kind.RESET):
+        if kind in _ENDS:
             return
         self._older_ids.append(stream_id)
         self._older_places.append(place)
         if len(self._ids) + len(self._older_ids) < INDEX_MAX:
-            self._next = record.prev
+            self._next = prev
 
     def covers(self, stream_id: StreamId) -> bool:
         """Whether everything after *stream_id* up to the tip is in the index."""
@@ -155,6 +158,10 @@ class Recent:
     def at(self, index: int) -> tuple[StreamId, int]:
         """Id and ring position of one record."""
         return self._ids[index], self._places[index]
+
+    def places(self, first: int, count: int) -> list[int]:
+        """Ring positions of some records, the oldest first."""
+        return self._places[first : first + count]
 
     def cut(self, index: int) -> None:
         """Forget the records up to *index*: the ring has overwritten them."""
