@@ -27,7 +27,9 @@ from broker.supervisor.supervisor import Supervisor
 
 Result = TypeVar("Result")
 
-_CONTROL_EVENTS = frozenset(("welcome", "subscribed", "caught_up", "heartbeat"))
+_CONTROL_EVENTS = frozenset(
+    ("welcome", "subscribed", "caught_up", "heartbeat", "closing")
+)
 
 
 class _Commands(click.Group):

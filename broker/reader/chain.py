@@ -77,6 +77,7 @@ class Chains:
             last=watched.last,
             epoch=watched.epoch,
             reset=reset,
+            mean_bytes=int(watched.mean_bytes) if watched.sized else 0,
         )
         seq = records.seq_word(position.seq)
         payload = records.pack_join(join)

@@ -29,6 +29,8 @@ log = structlog.get_logger(__name__)
 REFERENCE_BYTES = 64 * 1024
 """A larger entry goes into the ring by reference, so one session cannot lap all."""
 
+SKIPS_LOGGED_PER_S = 20
+
 LAST_MS = 253_402_300_799_999
 """The last millisecond of the year 9999; ids above it are legal but no times."""
 
@@ -46,6 +48,8 @@ class Pump:
         self._chains = chains
         self._values = values
         self._max_event_bytes = max_event_bytes
+        self._logging_since = 0.0
+        self._logged = 0
         self.rings_are_trusted = True
         """Whether an entry that only the sweep found is a fault of the doorbell."""
 
@@ -153,13 +157,17 @@ class Pump:
             return Kind.EVENT, payload
         assert isinstance(entry, Skipped)  # noqa: S101 - narrows for mypy
         self._values[catalog.SKIPPED.slots[entry.reason]] += 1
-        log.warning(
-            "entry_skipped",
-            session=watched.session,
-            id=f"{ms}-{n}",
-            reason=entry.reason,
-        )
+        self._log_skipped(watched.session, f"{ms}-{n}", entry.reason)
         return Kind.SKIPPED, records.pack_skipped(entry)
+
+    def _log_skipped(self, session: str, entry_id: str, reason: str) -> None:
+        # A publisher that is wrong is wrong all the time: the counter has them all.
+        now = time.monotonic()
+        if now - self._logging_since >= 1.0:
+            self._logging_since, self._logged = now, 0
+        self._logged += 1
+        if self._logged <= SKIPS_LOGGED_PER_S:
+            log.warning("entry_skipped", session=session, id=entry_id, reason=reason)
 
     def _check_bell(self, watched: Watched, entries: int) -> None:
         # A ring for these entries would have come before the reply did.

@@ -43,7 +43,8 @@ class Watched:
         last: Ring position of the chain's last record.
         epoch: How many resets the watch has seen.
         mean_bytes: Largest mean size of entries seen, slowly forgotten.
-        was_read: Whether ``mean_bytes`` is more than a guess.
+        was_read: Whether ``mean_bytes`` comes from entries that were read.
+        sized: Whether it is more than a guess.
         reads: How often it was read.
         alone: Read it by itself: a batch with it has failed.
         quarantined: Only the sweep reads it: its key holds no stream.
@@ -72,6 +73,7 @@ class Watched:
         "reads",
         "rest_until",
         "session",
+        "sized",
         "swept",
         "verified",
         "waiting",
@@ -89,6 +91,7 @@ class Watched:
         self.epoch = 0
         self.mean_bytes = float(FIRST_MEAN_BYTES)
         self.was_read = False
+        self.sized = False
         self.reads = 0
         self.alone = False
         self.quarantined = False
@@ -111,11 +114,12 @@ class Watched:
         """Take note that *entries* entries were *size* bytes long together."""
         mean = size / entries
         self.mean_bytes = max(mean, self.mean_bytes * 0.9) if self.was_read else mean
-        self.was_read = True
+        self.was_read = self.sized = True
 
     def expect_size(self, info: StreamInfo) -> None:
         """Take the size of entries from an XINFO, before any has been read."""
-        if not self.was_read:
+        if not self.was_read and info.mean_bytes:
+            self.sized = True
             self.mean_bytes = max(float(info.mean_bytes), self.mean_bytes)
 
     def wants_info(self) -> bool:
@@ -224,7 +228,7 @@ class Watches:
 
     def is_dirty(self, watched: Watched) -> bool:
         """Whether it rang, or was put back, since it was taken."""
-        return watched in self._dirty
+        return watched in self._dirty or watched in self._resting
 
     def start_sweep(self) -> None:
         """Queue every stream for the sweep: some changes never ring."""
@@ -243,7 +247,8 @@ class Watches:
     def note_empty(self, watched: Watched) -> None:
         """Note that a ring brought nothing; a key that goes on so has to rest."""
         now = time.monotonic()
-        recent = now - watched.last_ring < REST_S
+        # A ring in a rest comes before its end: the rest must not hide that it is one.
+        recent = now - max(watched.last_ring, watched.rest_until) < REST_S
         watched.empty_rings = watched.empty_rings + 1 if recent else 1
         if watched.empty_rings >= 2:
             doublings = min(watched.empty_rings - 2, 10)

@@ -90,7 +90,7 @@ class Receiver:
             raise NewGeneration
         cursor = self.cursor
         head = words[layout.HEAD]
-        if head == cursor:
+        if head <= cursor:  # Below it: a new transmitter is about to move the head.
             return b""
         length = min(head - cursor, max(limit, self._largest), segment.size)
         copied = segment.copy(cursor, length)

@@ -11,7 +11,7 @@ from broker.model import FIRST_ID, Position, StreamId
 
 _EVENT = struct.Struct("=BHHHHI")
 _GAP = struct.Struct("=QQQQQQQBB")
-_JOIN = struct.Struct("=IQQQQQIBH")
+_JOIN = struct.Struct("=IQQQQQIIBH")
 _REFUSED = struct.Struct("=IQH")
 _UNKNOWN = 2**64 - 1
 
@@ -134,6 +134,7 @@ class Join(msgspec.Struct, frozen=True, gc=False):
         last: Ring position of the channel's last record, 0 before the first.
         epoch: How many resets the watch has seen.
         reset: The position that the request came with is not of this stream.
+        mean_bytes: How large the stream's entries are, 0 where the reader does not know.
     """
 
     worker: int
@@ -143,6 +144,7 @@ class Join(msgspec.Struct, frozen=True, gc=False):
     last: int
     epoch: int
     reset: bool
+    mean_bytes: int = 0
 
 
 def pack_join(join: Join) -> bytes:
@@ -155,6 +157,7 @@ def pack_join(join: Join) -> bytes:
         seq_word(join.base.seq),
         join.last,
         join.epoch,
+        join.mean_bytes,
         join.reset,
         len(name),
     )
@@ -163,10 +166,12 @@ def pack_join(join: Join) -> bytes:
 
 def unpack_join(payload: bytes) -> Join:
     """The answer in the payload of a JOIN record."""
-    worker, token, ms, n, seq, last, epoch, reset, size = _JOIN.unpack_from(payload)
+    fields = _JOIN.unpack_from(payload)
+    worker, token, ms, n, seq, last, epoch, mean_bytes, reset, size = fields
     name = payload[_JOIN.size : _JOIN.size + size]
     base = position_of(ms, n, seq)
-    return Join(worker, token, name.decode(), base, last, epoch, bool(reset))
+    session = name.decode()
+    return Join(worker, token, session, base, last, epoch, bool(reset), mean_bytes)
 
 
 class Refused(msgspec.Struct, frozen=True, gc=False):

@@ -246,13 +246,13 @@ class Supervisor:
     def reap_children(self) -> None:
         """Collect who has ended, and wipe what it said about the present."""
         for child in self._children:
-            pid = child.pid
+            pid, was_hung = child.pid, child.is_being_killed
             status = child.reap()
             if status is None:
                 continue
             self._resources.board.clear(child.index)
             self._resources.slots.clear_gauges(child.index)
-            self._log_end(child, pid, status)
+            self._log_end(child.name, pid, status, was_hung)
             if status == ExitStatus.UNUSABLE:
                 self._give_up(ExitStatus.UNUSABLE)
 
@@ -308,16 +308,16 @@ class Supervisor:
             self._values[catalog.RESTARTS.slots[child.role]] += 1
         log.info("child_started", child=child.name, pid=child.pid, start=child.starts)
 
-    def _log_end(self, child: ChildProcess, pid: int | None, status: int) -> None:
+    def _log_end(self, name: str, pid: int | None, status: int, was_hung: bool) -> None:
         if self._is_stopping and status in (ExitStatus.DONE, -signal.SIGTERM):
-            log.info("child_ended", child=child.name, pid=pid, status=status)
+            log.info("child_ended", child=name, pid=pid, status=status)
             return
         how: dict[str, object] = {"status": status}
         if status < 0:
             how = {"signal": signal.Signals(-status).name}
-        if status == -signal.SIGKILL:
+        if status == -signal.SIGKILL and not (was_hung or self._is_stopping):
             how["hint"] = "if nobody sent it, memory ran out"
-        log.error("child_ended", child=child.name, pid=pid, **how)
+        log.error("child_ended", child=name, pid=pid, **how)
 
     def _hurry(self) -> None:
         self._is_hurried = True

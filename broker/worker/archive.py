@@ -185,5 +185,9 @@ async def _before_last(
 def next_count(entries: list[Entry]) -> int:
     """How many entries of this size one read may bring."""
     size = sum(len(field) for _id, fields in entries for field in fields)
-    mean = size / len(entries) if entries else READ_BYTES_MAX / FIRST_COUNT
-    return max(1, min(COUNT_MAX, int(READ_BYTES_MAX / max(mean, 1))))
+    return count_of(size / len(entries)) if entries else FIRST_COUNT
+
+
+def count_of(mean_bytes: float) -> int:
+    """How many entries of *mean_bytes* one read may bring."""
+    return max(1, min(COUNT_MAX, int(READ_BYTES_MAX / max(mean_bytes, 1))))

@@ -10,19 +10,18 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from functools import partial
-from typing import Any
 
 import structlog
 
-from broker.errors import RingCorrupted, StoreRefused, StoreUnavailable
+from broker.errors import RingCorrupted
 from broker.metrics import catalog
 from broker.metrics.slots import Row
 from broker.model import FIRST_ID, START, Position, StreamId
 from broker.ring.receiver import Receiver
-from broker.ring.records import GapRecord
-from broker.store.loss import Anchor, Reset, StreamInfo, settle
+from broker.store.loss import Anchor, Reset, StreamInfo
+from broker.worker import notices
 from broker.worker.archive import FIRST_COUNT, Archive, SharedRead, next_count
+from broker.worker.asking import Asking
 from broker.worker.channels import (
     Channel,
     Overflow,
@@ -31,19 +30,18 @@ from broker.worker.channels import (
     State,
     Subscription,
 )
-from broker.worker.hub import Hub, gap_data
+from broker.worker.hub import Hub
 from broker.worker.pages import (
     PageBuilder,
+    build_from_store,
     page_from_ring,
-    page_from_store,
 )
-from broker.worker.recent import Page, Recent
+from broker.worker.recent import Newest, Page, Recent
 
 log = structlog.get_logger(__name__)
 
 TURN_SUBSCRIPTIONS = 64
 TURN_BYTES = 1024 * 1024
-RETRY_S = 0.25
 
 
 class Catchup:
@@ -77,6 +75,7 @@ class Catchup:
         self._schedule = schedule
         self.refuse = refuse
         self._loop = asyncio.get_running_loop()
+        self._asking = Asking(self._loop, self.wake, refuse)
         self._ready: deque[Subscription] = deque()
         self.behind: dict[Subscription, None] = {}
         """Everybody who is replaying or lagging."""
@@ -116,6 +115,7 @@ class Catchup:
         sub.position = position
         sub.epoch = epoch
         sub.anchor = None
+        sub.hole = None
         sub.replayed = 0
         sub.checked = True
         self.set_state(sub, state)
@@ -144,6 +144,7 @@ class Catchup:
             return
         if start.at is StartAt.SINCE:
             sub.position = min(start.position, channel.tip, key=lambda p: p.id)
+            sub.checked = True  # A time is no entry whose presence means anything.
         elif start.at is StartAt.POSITION:
             sub.position = start.position
         self.set_state(sub, State.REPLAYING)
@@ -194,6 +195,10 @@ class Catchup:
         ):
             self._again(sub)
             return 0
+        if not sub.checked and recent.is_foreign(sub.position.id):
+            self._start_over(sub)
+            self._again(sub)
+            return 0
         page = self._ring_page(sub, recent)
         if page is None:
             self._read_store(sub)
@@ -212,16 +217,15 @@ class Catchup:
             return None
         wire = sub.socket.format
         conflates = self._conflates(sub)
-        if not conflates:
+        shared = not conflates and sub.hole is None
+        if shared:
             page = recent.pages.get((wire.index, sub.position.id))
             if page is not None:
                 return page
-        newest = None
-        if conflates:
-            newest = recent.newest(self._receiver)
-        builder = PageBuilder(sub.channel, wire, sub.position, newest)
+        newest = recent.newest(self._receiver) if conflates else None
+        builder = PageBuilder(sub.channel, wire, sub.position, newest, sub.hole)
         page = page_from_ring(self._receiver, recent, builder)
-        if page is not None and not conflates:
+        if page is not None and shared:
             recent.keep(wire.index, sub.position.id, page)
         return page
 
@@ -236,6 +240,7 @@ class Catchup:
         sub.socket.send(page.data)
         self._count(page, source)
         sub.position = page.end
+        sub.hole = page.hole
         sub.replayed += page.events
         sub.progress_at = self._loop.time()
         self._again(sub)
@@ -254,34 +259,32 @@ class Catchup:
             channel.ahead[sub] = None  # The tip will come; then it is woken.
         else:
             # Only the primary can say whether the position is of another history.
-            self._ask(sub, self._archive.info(channel.session), self._take_info)
+            self._asking.ask(sub, self._archive.info(channel.session), self._take_info)
 
     def _go_live(self, sub: Subscription) -> None:
-        channel = sub.channel
         if not sub.announced:
             self._announce(sub, "complete", "ring")
+        self._close_hole(sub)
         if sub.replayed or sub.start.at is not StartAt.LIVE:
-            data = {"position": str(channel.tip), "replayed": sub.replayed}
-            frame = sub.socket.format.notice("caught_up", data, channel.session)
-            sub.socket.send(frame)
+            notices.send_caught_up(sub)
         sub.replayed = 0
         sub.anchor = None
         self.set_state(sub, State.LIVE)
 
+    def _close_hole(self, sub: Subscription) -> None:
+        if sub.hole is not None:
+            notices.send_hole(sub)
+            self._values[catalog.DROPS.slots[sub.hole.reason]] += sub.hole.lost
+            sub.hole = None
+
     def _jump(self, sub: Subscription) -> None:
         """Leave out everything up to the tip, as ``overflow=drop`` asks for."""
-        channel, position = sub.channel, sub.position
-        tip = channel.tip
-        if position.id < tip.id:
-            exact = tip.seq is not None and position.seq is not None
-            lost = (tip.seq or 0) - (position.seq or 0) if exact else None
-            gap = GapRecord(
-                after=position, next=tip, lost=lost, exact=exact, reason="dropped"
-            )
-            notice = sub.socket.format.notice("gap", gap_data(gap), channel.session)
-            sub.socket.send(notice)
+        tip = sub.channel.tip
+        self._close_hole(sub)
+        if sub.position.id < tip.id:
+            lost = notices.send_dropped(sub, tip)
             self._values[catalog.DROPS.slots["dropped"]] += lost or 0
-            self._values[catalog.GAPS_UNKNOWN.slot] += not exact
+            self._values[catalog.GAPS_UNKNOWN.slot] += lost is None
             sub.position = tip
         self._reach(sub)
 
@@ -289,12 +292,11 @@ class Catchup:
         """The stream is another one since: everything that it retains, from 0."""
         sub.position = START
         sub.anchor = None
+        sub.hole = None
         sub.checked = True
         sub.epoch = sub.channel.epoch
         if sub.announced:
-            data = {"from": str(START), "tip": str(sub.channel.tip)}
-            frame = sub.socket.format.notice("reset", data, sub.channel.session)
-            sub.socket.send(frame)
+            notices.send_reset(sub)
         else:
             self._announce(sub, "reset", "redis")
 
@@ -305,16 +307,15 @@ class Catchup:
         channel = sub.channel
         recent = self._recent(channel)
         count = sub.start.count
-        if len(recent) <= count and recent.wants(FIRST_ID):
-            recent.walk(self._receiver, FIRST_ID)
+        if recent.walk(self._receiver, FIRST_ID, enough=count + 1):
             self._again(sub)
             return 0
-        if len(recent) > count:
+        if len(recent) > count and not recent.gaps:
             stream_id, _place = recent.at(len(recent) - count - 1)
             self._set_start(sub, stream_id)
         else:
             last = self._archive.before_last(channel.session, count)
-            self._ask(sub, last, self._set_start)
+            self._asking.ask(sub, last, self._set_start)
         return 0
 
     def _set_start(self, sub: Subscription, stream_id: StreamId | None) -> None:
@@ -333,20 +334,23 @@ class Catchup:
         by_reference = recent is not None and recent.covers(sub.position.id)
         count = 1 if by_reference else channel.count or FIRST_COUNT
         page = self._archive.page(channel.session, sub.position.id, count, check=check)
-        self._ask(sub, page, self._take_read)
+        self._asking.ask(sub, page, self._take_read)
 
     def _take_read(self, sub: Subscription, shared: SharedRead) -> None:
         read = shared.page
         if read.entries:
             sub.channel.count = next_count(read.entries)
-        retained = sub.start.at is StartAt.RETAINED and not sub.announced
         anchor = sub.anchor or Anchor.at(sub.position)
         # Everybody at the same place gets the same bytes: a large entry for a thousand
         # sockets is one buffer.
-        question = (sub.socket.format.index, anchor, retained, self._conflates(sub))
+        wire, conflates = sub.socket.format, self._conflates(sub)
+        question = (wire.index, anchor, sub.hole, conflates)
         built = shared.built.get(question)
         if built is None:
-            built = shared.built[question] = self._build(sub, shared, anchor, retained)
+            newest: Newest | None = {} if conflates else None
+            builder = PageBuilder(sub.channel, wire, sub.position, newest, sub.hole)
+            built = build_from_store(builder, read, anchor, self._max_event_bytes)
+            shared.built[question] = built
         if isinstance(built, Reset):
             self._start_over(sub)
             self.wake(sub)
@@ -356,30 +360,11 @@ class Catchup:
         sub.anchor = after
         if page.end.id == sub.position.id and after.cursor < sub.channel.tip.id:
             # Redis has less than the ring had: the reader will find out why.
-            sub.waits = True
-            self._loop.call_later(RETRY_S, self._retry, sub)
-        self._send_page(sub, page, "redis", "gap" if behind else "complete")
+            self._asking.wait(sub)
+        # All that is retained is complete by definition; a gap still says what is not.
+        asked_for = behind and sub.start.at is not StartAt.RETAINED
+        self._send_page(sub, page, "redis", "gap" if asked_for else "complete")
         sub.position = Position(after.cursor, None if after.delivered else after.seq)
-
-    def _build(
-        self, sub: Subscription, shared: SharedRead, anchor: Anchor, retained: bool
-    ) -> tuple[Page, Anchor, bool] | Reset:
-        read = shared.page
-        ids = [entry[0] for entry in read.entries]
-        settled = settle(
-            anchor, ids, read.full, read.info, cursor_present=read.cursor_present
-        )
-        if isinstance(settled, Reset):
-            return settled
-        gaps = settled.gaps
-        if retained:  # What is not retained any more was not asked for.
-            gaps = [gap for gap in gaps if gap[0]]
-        newest: dict[bytes, StreamId] | None = {} if self._conflates(sub) else None
-        builder = PageBuilder(sub.channel, sub.socket.format, sub.position, newest)
-        page = page_from_store(
-            builder, read.entries, settled.seqs, gaps, self._max_event_bytes
-        )
-        return page, settled.anchor, bool(gaps and gaps[0][0] == 0)
 
     def _take_info(self, sub: Subscription, info: StreamInfo | None) -> None:
         if info is None or info.last < sub.position.id:
@@ -387,52 +372,11 @@ class Catchup:
         sub.checked = True
         self.wake(sub)
 
-    def _ask(
-        self,
-        sub: Subscription,
-        task: asyncio.Task[Any],
-        take: Callable[[Subscription, Any], None],
-    ) -> None:
-        sub.waits = True
-        question = (sub.position, sub.epoch)
-        task.add_done_callback(partial(self._answered, sub, question, take))
-
-    def _answered(
-        self,
-        sub: Subscription,
-        question: tuple[Position, int],
-        take: Callable[[Subscription, Any], None],
-        task: asyncio.Task[Any],
-    ) -> None:
-        sub.waits = False
-        if sub.state not in (State.REPLAYING, State.LAGGING):
-            return
-        error = None if task.cancelled() else task.exception()
-        if isinstance(error, StoreRefused):
-            self.refuse(sub, error.kind.lower())
-        elif error is not None or task.cancelled():
-            if error is not None and not isinstance(error, StoreUnavailable):
-                raise error
-            sub.waits = True
-            self._loop.call_later(RETRY_S, self._retry, sub)
-        elif (sub.position, sub.epoch) != question or sub.epoch != sub.channel.epoch:
-            self.wake(sub)
-        else:
-            take(sub, task.result())
-
-    def _retry(self, sub: Subscription) -> None:
-        sub.waits = False
-        self.wake(sub)
-
     # What the client and the operator see.
 
     def _announce(self, sub: Subscription, resume: str, source: str = "none") -> None:
         sub.announced = True
-        channel = sub.channel
-        data = {"resume": resume, "from": str(sub.position), "tip": str(channel.tip)}
-        if sub.ref is not None:
-            data["ref"] = sub.ref
-        sub.socket.send(sub.socket.format.notice("subscribed", data, channel.session))
+        notices.send_subscribed(sub, resume)
         self._values[catalog.RESUMES.slots[resume, source]] += 1
 
     def _count(self, page: Page, source: str) -> None:

@@ -11,7 +11,7 @@ from broker.disconnect import Disconnect
 from broker.model import START, Position
 from broker.protocols.formats import FORMATS, Format
 from broker.store.loss import Anchor
-from broker.worker.recent import Recent
+from broker.worker.recent import Hole, Recent
 
 
 class State(IntEnum):
@@ -98,6 +98,7 @@ class Subscription:
         checked: Whether ``position`` is known to be of this stream.
         replayed: Events sent since it last was behind.
         anchor: Ordinals between pages from Redis, while they are not exact.
+        hole: Entries left out that it has not been told of yet.
         waits: Something will step it: a page, a walk, the tip or its socket.
         source: Where what it was sent came from: ring, redis or none.
         progress_at: Loop time when it last could be sent something.
@@ -109,6 +110,7 @@ class Subscription:
         "channel",
         "checked",
         "epoch",
+        "hole",
         "live_since",
         "overflow",
         "position",
@@ -142,6 +144,7 @@ class Subscription:
         self.checked = False
         self.replayed = 0
         self.anchor: Anchor | None = None
+        self.hole: Hole | None = None
         self.waits = False
         self.progress_at = 0.0
         self.source = "none"
@@ -253,6 +256,12 @@ class Channels:
         if channel is not None:
             channel.token = 0
         return channel
+
+    def expect_no_answer(self) -> None:
+        """Ignore the answers to all requests so far."""
+        for channel in self.by_token.values():
+            channel.token = 0
+        self.by_token.clear()
 
     def set_number(self, channel: Channel, number: int) -> None:
         """Know *channel* under its number in the ring; 0 forgets it."""

@@ -14,6 +14,7 @@ from broker.model import START
 from broker.ring.layout import Kind
 from broker.ring.receiver import Lapped, NewGeneration, Receiver, Record
 from broker.ring.records import position_of, unpack_join, unpack_refused
+from broker.worker.archive import count_of
 from broker.worker.catchup import Catchup
 from broker.worker.channels import Channel, Channels, State
 from broker.worker.hub import Hub
@@ -124,7 +125,7 @@ class Dispatcher:
         if channel.pinned:
             self._on_probe(record.ms)
         if channel.recent is not None:
-            channel.recent.add(stream_id, record.position)
+            channel.recent.add(stream_id, record.position, kind)
         batch = batches.get(channel)
         tip = channel.tip.id if batch is None else (batch[-1].ms, batch[-1].n)
         if stream_id < tip or (stream_id == tip and kind in ENTRIES):
@@ -133,6 +134,7 @@ class Dispatcher:
             self._flush(batches)
             self._hub.cut(channel)
             channel.tip = position_of(record.ms, record.n, record.seq)
+            self._wake_reached(channel)
         elif batch is None:
             batches[channel] = [record]
         else:
@@ -180,6 +182,7 @@ class Dispatcher:
         join = unpack_join(record.payload)
         if join.worker != self._row:
             return
+        self._link.answered(join.token)
         channel = self._channels.answered(join.token)
         if channel is None:
             return  # Asked for again since, or left.
@@ -196,19 +199,20 @@ class Dispatcher:
         channel.former = record.channel
         channel.reader_epoch = join.epoch
         channel.last = join.last
+        if join.mean_bytes and not channel.count:
+            channel.count = count_of(join.mean_bytes)
         channel.recent = None
         self._channels.set_number(channel, record.channel)
-        self._link.answered(join.token)
         self._wake_all(channel)
 
     def _take_refused(self, record: Record) -> None:
         refused = unpack_refused(record.payload)
         if refused.worker != self._row:
             return
+        self._link.answered(refused.token)
         channel = self._channels.answered(refused.token)
         if channel is None:
             return
-        self._link.answered(refused.token)
         for sub in channel.everybody():
             self._catchup.refuse(sub, refused.reason)
 
@@ -223,6 +227,8 @@ class Dispatcher:
         for channel in list(self._channels.by_number.values()):
             channel.recent = None
             self._channels.set_number(channel, 0)
+        # An answer may still lie in the ring, from a reader that is dead by now.
+        self._channels.expect_no_answer()
 
     def _leap(self) -> int:
         """Records were missed: every channel is joined again where it stood."""

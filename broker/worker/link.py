@@ -77,6 +77,8 @@ class Link:
     def unwatch(self, channel: Channel) -> None:
         """Say that nobody needs *channel* here."""
         self._write(requests.Unwatch(channel.session))
+        # The reader does not answer who has left: the next in the queue has its turn.
+        self.answered(channel.token)
 
     def rejoin_all(self) -> None:
         """Ask for every channel again that is not joined."""

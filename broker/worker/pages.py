@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from broker.entry import Event, Skipped, read_entry
 from broker.model import FIRST_ID, Position, StreamId
 from broker.protocols.formats import Format
@@ -17,10 +15,10 @@ from broker.ring.records import (
     unpack_skipped,
 )
 from broker.store import loss
-from broker.store.streams import Entry
+from broker.store.streams import EntryPage
 from broker.worker.channels import Channel
 from broker.worker.hub import gap_data
-from broker.worker.recent import Newest, Page, Recent
+from broker.worker.recent import Hole, Newest, Page, Recent
 
 PAGE_EVENTS = 128
 PAGE_BYTES = 64 * 1024
@@ -28,27 +26,27 @@ PLACES_MAX = 1024
 """Records looked at for one page, sent or left out."""
 
 
-class _Hole(NamedTuple):
-    after: Position
-    reason: str
-    lost: int
-
-
 class PageBuilder:
     """Collects frames from one position on; holes in between are announced exactly.
 
     Transient entries are not replayed, conflated ones are not sent: both leave a hole
-    in the ordinals, and a ``gap`` before the next frame accounts for it.
+    in the ordinals, and a ``gap`` before the next frame accounts for it, even if that
+    is in another page.
     """
 
     def __init__(
-        self, channel: Channel, wire: Format, position: Position, newest: Newest | None
+        self,
+        channel: Channel,
+        wire: Format,
+        position: Position,
+        newest: Newest | None,
+        hole: Hole | None,
     ) -> None:
         self._channel = channel
         self._wire = wire
         self._newest = newest
         self._parts: list[bytes] = []
-        self._hole: _Hole | None = None
+        self._hole = hole
         self._lost: dict[str, int] = {}
         self._unknown = 0
         self.position = position
@@ -57,10 +55,8 @@ class PageBuilder:
 
     @property
     def full(self) -> bool:
-        """Whether the page is large enough; a hole is followed to its end first."""
-        return self._hole is None and (
-            self.events >= PAGE_EVENTS or self.size >= PAGE_BYTES
-        )
+        """Whether the page is large enough."""
+        return self.events >= PAGE_EVENTS or self.size >= PAGE_BYTES
 
     def plain(self, record: Record) -> bool:
         """Add an EVENT record if it is one that is simply sent; most of them are."""
@@ -97,9 +93,9 @@ class PageBuilder:
 
     def finish(self) -> Page:
         """The page so far."""
-        self._close_hole(self.position)
         data = b"".join(self._parts)
-        return Page(data, self.position, self.events, self._lost, self._unknown)
+        lost, unknown = self._lost, self._unknown
+        return Page(data, self.position, self.events, lost, unknown, self._hole)
 
     def _left_out(self, stream_id: StreamId, event: Event) -> str:
         if event.transient:
@@ -116,22 +112,14 @@ class PageBuilder:
             self._hole = hole._replace(lost=hole.lost + 1)
         else:
             self._close_hole(position)
-            self._hole = _Hole(self.position, reason, 1)
+            self._hole = Hole(self.position, reason, 1)
         self.position = position
 
     def _close_hole(self, following: Position) -> None:
         hole = self._hole
         if hole is not None:
             self._hole = None
-            self._announce(
-                GapRecord(
-                    after=hole.after,
-                    next=following,
-                    lost=hole.lost,
-                    exact=True,
-                    reason=hole.reason,
-                )
-            )
+            self._announce(gap_of(hole, following))
 
     def _announce(self, gap: GapRecord) -> None:
         session = self._channel.session
@@ -151,6 +139,17 @@ class PageBuilder:
     def _add(self, data: bytes) -> None:
         self._parts.append(data)
         self.size += len(data)
+
+
+def gap_of(hole: Hole, following: Position) -> GapRecord:
+    """The gap that tells of a hole which ends before *following*."""
+    return GapRecord(
+        after=hole.after,
+        next=following,
+        lost=hole.lost,
+        exact=True,
+        reason=hole.reason,
+    )
 
 
 def page_from_ring(
@@ -192,34 +191,42 @@ def _add_record(builder: PageBuilder, record: Record) -> None:
         builder.gap(position_of(ms, n, seq), unpack_gap(payload))
 
 
-def page_from_store(
+def build_from_store(
     builder: PageBuilder,
-    entries: list[Entry],
-    seqs: list[int],
-    gaps: list[tuple[int, loss.Gap]],
+    read: EntryPage,
+    anchor: loss.Anchor,
     max_event_bytes: int,
-) -> Page:
+) -> tuple[Page, loss.Anchor, bool] | loss.Reset:
     """A page of entries that were read from Redis, with what is missing among them.
 
     Args:
         builder: Stands at the position before the first entry.
-        entries: Ids and fields.
-        seqs: The ordinal of each entry, 0 for not known.
-        gaps: Each with the index of the entry that it goes before.
+        read: Entries and the XINFO of the same moment.
+        anchor: The same position, with what is known of its ordinal.
         max_event_bytes: Larger entries are skipped.
+
+    Returns:
+        The page, the anchor behind it and whether it begins with a gap; or `Reset`
+        where the position is of another history.
     """
-    missing = dict(gaps)
-    for index, ((ms, n), fields) in enumerate(entries):
+    ids = [entry[0] for entry in read.entries]
+    settled = loss.settle(
+        anchor, ids, read.full, read.info, cursor_present=read.cursor_present
+    )
+    if isinstance(settled, loss.Reset):
+        return settled
+    missing = dict(settled.gaps)
+    for index, ((ms, n), fields) in enumerate(read.entries):
         if index in missing:
             _add_gap(builder, missing[index])
         entry = read_entry(fields, max_event_bytes)
         if isinstance(entry, Event):
-            builder.event(ms, n, seqs[index], entry)
+            builder.event(ms, n, settled.seqs[index], entry)
         else:
-            builder.skipped(ms, n, seqs[index], entry)
-    if len(entries) in missing:
-        _add_gap(builder, missing[len(entries)])
-    return builder.finish()
+            builder.skipped(ms, n, settled.seqs[index], entry)
+    if len(ids) in missing:
+        _add_gap(builder, missing[len(ids)])
+    return builder.finish(), settled.anchor, 0 in missing
 
 
 def _add_gap(builder: PageBuilder, gap: loss.Gap) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from typing import NamedTuple
 
 from broker.model import FIRST_ID, LAST_ID, Position, StreamId
 from broker.ring.layout import Kind
@@ -20,7 +21,23 @@ Newest = dict[bytes, StreamId]
 ENTRIES = frozenset({Kind.EVENT, Kind.REFERENCE, Kind.SKIPPED})
 """Records that stand for one entry of the stream each."""
 
+_RESET = int(Kind.RESET)
+_GAP = int(Kind.GAP)
 _ENDS = (int(Kind.BASE), int(Kind.RESET))
+
+
+class Hole(NamedTuple):
+    """Entries left out on purpose that the client has not been told of yet.
+
+    Attributes:
+        after: The last position before them.
+        reason: ``transient`` or ``conflated``.
+        lost: How many there are.
+    """
+
+    after: Position
+    reason: str
+    lost: int
 
 
 class Page:
@@ -32,9 +49,10 @@ class Page:
         events: How many entries they carry.
         lost: Entries they announce as lost, by reason.
         unknown: Gaps whose size nobody knows.
+        hole: What was left out at its end, to be told before the next frame.
     """
 
-    __slots__ = ("data", "end", "events", "lost", "unknown")
+    __slots__ = ("data", "end", "events", "hole", "lost", "unknown")
 
     def __init__(
         self,
@@ -43,12 +61,14 @@ class Page:
         events: int,
         lost: dict[str, int],
         unknown: int,
+        hole: Hole | None,
     ) -> None:
         self.data = data
         self.end = end
         self.events = events
         self.lost = lost
         self.unknown = unknown
+        self.hole = hole
 
 
 class Recent:
@@ -58,7 +78,9 @@ class Recent:
     that are drained later are added at the end. Reading a record checks it again.
 
     Attributes:
-        floor: Everything after this id is in the index, once no walk is under way.
+        floor: Everything after this id is in the index.
+        begins_anew: The chain begins with a reset: what is older is another history.
+        gaps: How many of its records stand for no entry.
         pages: Pages made of it, by format and position; never wrong, as a log is
             only added to.
     """
@@ -74,7 +96,9 @@ class Recent:
         "_older_ids",
         "_older_places",
         "_places",
+        "begins_anew",
         "floor",
+        "gaps",
         "pages",
     )
 
@@ -89,6 +113,8 @@ class Recent:
         self._cache_bytes = 0
         self._newest: Newest | None = None
         self._newest_end = 0
+        self.gaps = 0
+        self.begins_anew = False
         self.floor: StreamId = tip.id
         self.pages: dict[tuple[int, StreamId], Page] = {}
 
@@ -97,34 +123,42 @@ class Recent:
         """The index of a chain that has just been reset."""
         recent = cls(number, 0, position_of(0, 0, 0))
         recent.floor = FIRST_ID
+        recent.begins_anew = True
         return recent
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._ids) + len(self._older_ids)
 
-    def add(self, stream_id: StreamId, place: int) -> None:
+    def add(self, stream_id: StreamId, place: int, kind: int) -> None:
         """Take up a record that was drained just now."""
+        self.gaps += kind == _GAP
         self._ids.append(stream_id)
         self._places.append(place)
 
-    def walk(self, receiver: Receiver, until: StreamId) -> bool:
-        """Walk back some steps towards *until*; returns whether to call it again.
+    def walk(
+        self, receiver: Receiver, until: StreamId, enough: int = INDEX_MAX
+    ) -> bool:
+        """Walk back some steps; returns whether to call it again.
+
+        Args:
+            receiver: Reads the ring.
+            until: Stop as soon as this id is covered.
+            enough: Stop as soon as the index has so many records.
 
         Raises:
             RingCorrupted: The chain runs into something that is no record.
         """
-        older = 0
-        while self.wants(until):
-            if older == STEPS_PER_TURN:
-                return True
+        steps = 0
+        while self.wants(until) and len(self) < enough and steps < STEPS_PER_TURN:
             self._step(receiver)
-            older += 1
+            steps += 1
+        # At the end of each turn: others rely on the floor while we still walk.
         self._newest = None
         self._ids[:0] = reversed(self._older_ids)
         self._places[:0] = reversed(self._older_places)
         self._older_ids.clear()
         self._older_places.clear()
-        return False
+        return self.wants(until) and len(self) < enough
 
     def wants(self, stream_id: StreamId) -> bool:
         """Whether walking further back may cover *stream_id*."""
@@ -141,15 +175,25 @@ class Recent:
             return
         self.floor = self._below = stream_id
         if kind in _ENDS:
+            self.begins_anew = kind == _RESET
             return
+        self.gaps += kind == _GAP
         self._older_ids.append(stream_id)
         self._older_places.append(place)
-        if len(self._ids) + len(self._older_ids) < INDEX_MAX:
+        if len(self) < INDEX_MAX:
             self._next = prev
 
     def covers(self, stream_id: StreamId) -> bool:
         """Whether everything after *stream_id* up to the tip is in the index."""
         return stream_id >= self.floor
+
+    def is_foreign(self, stream_id: StreamId) -> bool:
+        """Whether *stream_id* is older than a reset that the index begins with."""
+        return (
+            self.begins_anew
+            and stream_id != FIRST_ID
+            and not (self._ids and self._ids[0] <= stream_id)
+        )
 
     def after(self, stream_id: StreamId) -> int:
         """Index of the first record behind *stream_id*."""

@@ -44,10 +44,11 @@ class Subscriptions:
         connection.subs[session] = sub
         channel.behind[sub] = None
         self._limits.subscribed(connection.user)
-        if new:
-            self._link.watch(channel)
-        elif channel.joined:
+        if channel.joined:
             self._catchup.begin(sub)
+        elif new or not channel.token:
+            # It is not asked for any more if it was refused to those who leave now.
+            self._link.watch(channel)
 
     def end(self, sub: Subscription) -> None:
         """End one subscription; nothing is written for it any more."""

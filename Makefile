@@ -1,0 +1,67 @@
+# `make run` starts a whole broker on this machine; `make test` proves that it works.
+# Both need nothing but Python 3.11 and make: everything else goes into .venv.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet
+UV_COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal \
+	--generate-hashes --no-emit-index-url --no-header --no-config
+
+# More arguments for pytest: make test ARGS="-k ring -x"
+ARGS ?=
+
+# Stamps: nothing is installed again until a lock file or pyproject.toml changes.
+RUN_READY := $(VENV)/.run-ready
+DEV_READY := $(VENV)/.dev-ready
+
+.PHONY: run test check bench fmt lock clean
+.DELETE_ON_ERROR:
+
+run: $(RUN_READY)
+	@$(BIN)/broker dev
+
+test: $(DEV_READY)
+	$(BIN)/pytest $(ARGS)
+
+check: $(DEV_READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+bench: $(DEV_READY)
+	$(BIN)/pytest -m bench tests/bench $(ARGS)
+
+fmt: $(DEV_READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Newest versions that pyproject.toml allows; both files agree on what they share.
+lock: $(DEV_READY)
+	$(INSTALL) 'uv>=0.9'
+	rm -f requirements.lock requirements-dev.lock
+	$(UV_COMPILE) --extra dev --group build -o requirements.lock
+	$(UV_COMPILE) --extra dev --group build --group test --group check \
+		--constraint requirements.lock -o requirements-dev.lock
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache \
+		.hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; set PYTHON=/path/to/it" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(RUN_READY): requirements.lock pyproject.toml | $(BIN)/python
+	$(INSTALL) --require-hashes -r requirements.lock
+	$(INSTALL) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(DEV_READY): requirements-dev.lock pyproject.toml | $(BIN)/python
+	$(INSTALL) --require-hashes -r requirements-dev.lock
+	$(INSTALL) --no-deps --no-build-isolation -e .
+	@touch $(RUN_READY) $@

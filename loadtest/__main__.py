@@ -1,0 +1,130 @@
+"""``python -m loadtest SCENARIO...``: measure, print tables, write JSON."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import sys
+from pathlib import Path
+
+import click
+import orjson
+from rich.console import Console
+
+from loadtest.report import REFERENCE, Case, case_json, print_case
+from loadtest.scenarios import (
+    accept,
+    fanout,
+    idle,
+    reader,
+    sessions,
+    slow,
+    storm,
+)
+from loadtest.scenarios.rounds import run_rounds
+from loadtest.setup import Setup, raise_descriptor_limit, split_cores
+
+SCENARIOS = {
+    "fanout": fanout.questions,
+    "sessions": sessions.questions,
+    "slow": slow.questions,
+    "storm": storm.questions,
+    "reader": reader.questions,
+    "idle": idle.questions,
+    "accept": accept.questions,
+}
+
+
+def parse_cores(text: str | None, default: frozenset[int]) -> frozenset[int]:
+    """A list of cores such as ``0,1``."""
+    return frozenset(int(word) for word in text.split(",")) if text else default
+
+
+def succeeded(cases: list[Case]) -> bool:
+    """Whether the broker finished every run and broke no promise."""
+    runs = [run for case in cases for run in case.runs.get(REFERENCE, [])]
+    failures = [why for case in cases for why in case.failures.get(REFERENCE, [])]
+    return not failures and not any(run.wrong for run in runs)
+
+
+def write_json(path: Path, setup: Setup, cases: list[Case]) -> None:
+    """Everything that was measured, and on what."""
+    result = {
+        "machine": {
+            "cpus": os.cpu_count(),
+            "kernel": platform.release(),
+            "python": platform.python_version(),
+        },
+        "setup": {
+            "rounds": setup.rounds,
+            "seconds": setup.seconds,
+            "workers": setup.workers,
+            "scale": setup.scale,
+            "server_cores": sorted(setup.server_cores),
+            "load_cores": sorted(setup.load_cores),
+        },
+        "cases": [case_json(case) for case in cases],
+    }
+    path.write_bytes(orjson.dumps(result, option=orjson.OPT_INDENT_2))
+
+
+@click.command()
+@click.argument("names", nargs=-1, type=click.Choice([*SCENARIOS, "all"]))
+@click.option("--rounds", default=5, help="Figures are medians of so many runs.")
+@click.option("--quick", is_flag=True, help="One round of short runs.")
+@click.option("--seconds", default=8.0, help="Length of a measured window.")
+@click.option("--workers", default=2, help="Broker workers.")
+@click.option("--fleet", default=2, help="Client processes.")
+@click.option("--only", default="", help="Targets to measure, such as broker,nats.")
+@click.option("--match", default="", help="Only cases whose name contains this.")
+@click.option("--scale", default=1.0, help="Factor on clients and sessions.")
+@click.option("--server-cores", help="Cores of the server under test, such as 0,1.")
+@click.option("--load-cores", help="Cores of Redis, publishers and clients.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write JSON to this file.")
+def main(
+    names: tuple[str, ...],
+    rounds: int,
+    quick: bool,
+    seconds: float,
+    workers: int,
+    fleet: int,
+    only: str,
+    match: str,
+    scale: float,
+    server_cores: str | None,
+    load_cores: str | None,
+    out: Path | None,
+) -> None:
+    """Measure SCENARIOS (default: all) against peers on the same cores."""
+    # So that servers are ended when the load test itself is.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    raise_descriptor_limit()
+    servers, load = split_cores()
+    setup = Setup(
+        server_cores=parse_cores(server_cores, servers),
+        load_cores=parse_cores(load_cores, load),
+        workers=workers,
+        fleet=fleet,
+        rounds=1 if quick else rounds,
+        seconds=min(seconds, 3) if quick else seconds,
+        warm_s=1 if quick else 2,
+        only=frozenset(word for word in only.split(",") if word),
+        scale=scale,
+    )
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    chosen = SCENARIOS if not names or "all" in names else dict.fromkeys(names)
+    cases: list[Case] = []
+    for name in chosen:
+        asked = [q for q in SCENARIOS[name](setup) if match in q.name]
+        measured = run_rounds(setup, asked, console)
+        for case in measured:
+            print_case(console, case)
+        cases += measured
+        if out is not None:
+            write_json(out, setup, cases)
+    sys.exit(0 if succeeded(cases) else 1)
+
+
+if __name__ == "__main__":
+    main()
