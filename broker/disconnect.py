@@ -30,8 +30,6 @@ class Disconnect(Enum):
     NO_PROGRESS = (4002, "the socket took nothing for too long; reconnect and resume")
     NO_PONG = (4003, "no answer to heartbeats; reconnect and resume")
     OVERLOADED = (4004, "the server sheds load; reconnect later and resume")
-    INTERNAL = (4005, "the server failed; reconnect and resume")
-    UNAVAILABLE = (4006, "the event store is away; reconnect later and resume")
 
     # Do not come back with the same request.
     BAD_REQUEST = (4500, "the request is malformed")
@@ -53,4 +51,4 @@ class Disconnect(Enum):
     @property
     def retry(self) -> bool:
         """Whether the client should reconnect and resume."""
-        return self.code < 4500 and self is not Disconnect.NORMAL
+        return 4000 <= self.code < 4500

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from broker.errors import StoreRefused, StoreUnavailable
 from broker.reader.watches import Watched, Watches
 from broker.store.connection import Connection
 
@@ -67,9 +68,19 @@ class BlockingDoorbell:
             await asyncio.sleep(BLOCK_MS / 1000)
             return
         cursors = [b"%d-%d" % w.anchor.cursor for w in readable.values()]
-        reply = await connection.call(
-            *("XREAD", "COUNT", 1, "BLOCK", BLOCK_MS, "STREAMS"), *readable, *cursors
-        )
+        try:
+            reply = await connection.call(
+                *("XREAD", "COUNT", 1, "BLOCK", BLOCK_MS, "STREAMS"),
+                *(*readable, *cursors),
+            )
+        except StoreRefused:
+            # One of them is no stream: the pump finds out which and quarantines it.
+            reply = readable
+        except StoreUnavailable:
+            if connection.closed:
+                raise
+            await asyncio.sleep(BLOCK_MS / 1000)
+            return
         grown = [readable[key] for key in reply or {}]
         for watched in grown:
             self._watches.mark_dirty(watched)
@@ -78,13 +89,14 @@ class BlockingDoorbell:
             await self._until_read(grown)
 
     async def _until_read(self, grown: list[Watched]) -> None:
-        # Blocking again with the old cursors would return at once.
-        before = {watched: watched.anchor.cursor for watched in grown}
+        # Blocking again with the old cursors would return at once. It is the read that
+        # counts: the cursor stays if the entry is gone or was read before we heard.
+        before = {watched: watched.reads for watched in grown}
         while any(
-            watched.anchor.cursor == cursor
+            watched.reads == reads
             and self._watches.is_current(watched)
             and not watched.quarantined
-            for watched, cursor in before.items()
+            for watched, reads in before.items()
         ):
             self._read.clear()
             await self._read.wait()

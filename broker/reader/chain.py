@@ -66,6 +66,13 @@ class Chains:
         watched.anchor = BEGINNING
         self.append(watched, Kind.RESET, *START.id, 0, b"")
 
+    def unreadable(self, watched: Watched, reason: str) -> None:
+        """Tell who reads *watched* that it cannot be read now."""
+        payload = records.pack_unreadable(reason)
+        self._transmitter.append(
+            Kind.UNREADABLE, watched.channel, *watched.anchor.cursor, 0, 0, payload
+        )
+
     def join(self, watched: Watched, worker: int, token: int, *, reset: bool) -> None:
         """Answer a worker: from here on it understands the channel's records."""
         position = watched.position

@@ -89,6 +89,7 @@ async def _run(boot: Boot, settings: Settings) -> int:
     for task in tasks:
         if task.done():
             task.result()
+            raise RuntimeError(f"the task {task.get_name()} ended")
         task.cancel()
     return stop.result()
 

@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 REFERENCE_BYTES = 64 * 1024
 """A larger entry goes into the ring by reference, so one session cannot lap all."""
 
-SKIPS_LOGGED_PER_S = 20
+SKIPS_LOGGED_PER_S = 200
 
 LAST_MS = 253_402_300_799_999
 """The last millisecond of the year 9999; ids above it are legal but no times."""
@@ -89,8 +89,9 @@ class Pump:
             if key_read.error is not None:
                 self._quarantine(watched, str(key_read.error))
                 continue
-            if watched.quarantined or watched.alone:
-                watched.quarantined = watched.alone = False
+            if watched.quarantined:
+                watched.swept = False  # Its rings did not count: no fault of the bell.
+            watched.quarantined = watched.alone = False
             watched.reads += 1
             if key_read.entries:
                 oldest_ms = oldest_ms or key_read.entries[0][0][0]
@@ -113,6 +114,7 @@ class Pump:
             return
         if entries:
             self._append_entries(watched, entries, outcome)
+        if entries or outcome.gaps:
             watched.empty_rings = 0
         elif not watched.swept:
             self._values[catalog.EMPTY_READS.slot] += 1
@@ -194,4 +196,5 @@ class Pump:
         self._values[catalog.READ_ERRORS.slots[known]] += 1
         if not watched.quarantined:
             log.error("stream_unreadable", session=watched.session, error=error)
+            self._chains.unreadable(watched, error.partition(" ")[0].lower()[:64])
         watched.alone = watched.quarantined = True

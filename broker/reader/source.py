@@ -21,7 +21,6 @@ from broker.reader.watches import READ_KEYS_MAX, Watched, Watches
 from broker.ring import board as b
 from broker.store.connection import Connection
 from broker.store.loss import belongs, read_stream_info
-from broker.store.replies import first_error
 from broker.store.server import (
     ServerIdentity,
     TrackingUnavailable,
@@ -260,16 +259,17 @@ class Source:
                 commands.append((b"XRANGE", watched.key, at, at))
             replies = await connection.send(*commands)
             for index, watched in enumerate(part):
-                info, there = replies[2 * index : 2 * index + 2]
-                if first_error((there,)) is None:
-                    self._verify(watched, info, bool(there))
+                self._verify(watched, *replies[2 * index : 2 * index + 2])
             self._chains.commit()
 
-    def _verify(self, watched: Watched, info: object, present: bool) -> None:
+    def _verify(self, watched: Watched, info: object, there: object) -> None:
         try:
             known = read_stream_info(info)
+            if isinstance(there, ReplyError):
+                raise store_error(there)
         except StoreRefused:
-            return
+            return  # The pump finds out that it is no stream.
+        present = bool(there)
         if not belongs(watched.position, known, present=present):
             log.warning("stream_reset", session=watched.session)
             self._values[catalog.RESETS.slot] += 1

@@ -50,6 +50,7 @@ class Watched:
         quarantined: Only the sweep reads it: its key holds no stream.
         swept: The sweep asked for the read and not the doorbell.
         empty_rings: Rings in a row that brought nothing.
+        last_empty: CLOCK_MONOTONIC seconds of the last of them.
         rest_until: CLOCK_MONOTONIC seconds before which rings do not count.
         waiting: Requests to answer as soon as the channel is open.
         workers: Board rows of the workers that need it.
@@ -67,6 +68,7 @@ class Watched:
         "idle_since",
         "key",
         "last",
+        "last_empty",
         "last_ring",
         "mean_bytes",
         "quarantined",
@@ -98,6 +100,7 @@ class Watched:
         self.swept = False
         self.empty_rings = 0
         self.last_ring = 0.0
+        self.last_empty = -REST_S
         self.rest_until = 0.0
         self.waiting: list[tuple[int, Request]] = []
         self.workers: set[int] = set()
@@ -247,8 +250,9 @@ class Watches:
     def note_empty(self, watched: Watched) -> None:
         """Note that a ring brought nothing; a key that goes on so has to rest."""
         now = time.monotonic()
-        # A ring in a rest comes before its end: the rest must not hide that it is one.
-        recent = now - max(watched.last_ring, watched.rest_until) < REST_S
+        # A rest in between does not make the next empty ring a rare one.
+        recent = now - max(watched.last_empty, watched.rest_until) < REST_S
+        watched.last_empty = now
         watched.empty_rings = watched.empty_rings + 1 if recent else 1
         if watched.empty_rings >= 2:
             doublings = min(watched.empty_rings - 2, 10)

@@ -68,9 +68,11 @@ class Kind(IntEnum):
     """The stream is another one from here on; the position is 0-0."""
     BASE = 6
     """First record of a watch: the chain covers what comes after its position."""
-    JOIN = 7
+    UNREADABLE = 7
+    """The channel's stream cannot be read at the moment; not part of a chain."""
+    JOIN = 8
     """Answer to one worker's watch request; not part of a chain."""
-    REFUSED = 8
+    REFUSED = 9
     """Refusal of one worker's watch request; not part of a chain."""
 
 

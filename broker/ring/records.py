@@ -123,6 +123,17 @@ def unpack_gap(payload: bytes) -> GapRecord:
     )
 
 
+def pack_unreadable(reason: str) -> bytes:
+    """Payload of an UNREADABLE record; *reason* is a short word."""
+    text = reason.encode()
+    return bytes((len(text),)) + text
+
+
+def unpack_unreadable(payload: bytes) -> str:
+    """The reason in the payload of an UNREADABLE record."""
+    return payload[1 : 1 + payload[0]].decode()
+
+
 class Join(msgspec.Struct, frozen=True, gc=False):
     """What a worker learns of a channel; its cursor stands in the record itself.
 
@@ -134,7 +145,7 @@ class Join(msgspec.Struct, frozen=True, gc=False):
         last: Ring position of the channel's last record, 0 before the first.
         epoch: How many resets the watch has seen.
         reset: The position that the request came with is not of this stream.
-        mean_bytes: How large the stream's entries are, 0 where the reader does not know.
+        mean_bytes: How large the stream's entries are, 0 where that is not known.
     """
 
     worker: int

@@ -180,34 +180,6 @@ async def stream_info(connection: Connection, key: bytes) -> StreamInfo | None:
     return read_stream_info(reply)
 
 
-async def last_ids(connection: Connection, key: bytes, count: int) -> list[StreamId]:
-    """The ids of the last *count* entries, the newest first.
-
-    Redis sends the entries whole, so this costs as much as reading them.
-
-    Raises:
-        StoreUnavailable: No connection, or the server is not ready.
-        StoreRefused: The key holds no stream, or may not be read.
-    """
-    raw = await connection.call(b"XREVRANGE", key, b"+", b"-", b"COUNT", count)
-    return [parse_stream_id(entry_id) for entry_id, _ in raw]
-
-
-async def fetch_one(
-    connection: Connection, key: bytes, stream_id: StreamId
-) -> list[bytes] | None:
-    """The fields of the entry at *stream_id*, or None if there is none.
-
-    Raises:
-        StoreUnavailable: No connection, or the server is not ready.
-        StoreRefused: The key holds no stream, or may not be read.
-    """
-    at = _id(stream_id)
-    raw = await connection.call(b"XRANGE", key, at, at)
-    fields: list[bytes] | None = raw[0][1] if raw else None
-    return fields
-
-
 async def history(
     connection: Connection,
     key: bytes,

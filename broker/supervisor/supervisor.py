@@ -188,6 +188,8 @@ class Supervisor:
 
         for child in children:
             child.send(signal.SIGTERM)
+            if self._is_hurried and child is not self._reader:
+                child.send(signal.SIGUSR1)
         await self._turn_until(are_gone)
         if are_gone():
             return
@@ -324,7 +326,7 @@ class Supervisor:
         if self._workers_told:
             self._shorten_deadline()
             for worker in self._workers:
-                worker.send(signal.SIGTERM)
+                worker.send(signal.SIGUSR1)
 
     def _shorten_deadline(self) -> None:
         soon = time.monotonic() + DRAIN_MARGIN_S

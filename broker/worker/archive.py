@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -90,7 +91,7 @@ class Archive:
             connection.close()
 
     def page(
-        self, session: str, after: StreamId, count: int, *, check: bool
+        self, session: str, after: StreamId, count: int, *, check: bool, life: int = 0
     ) -> asyncio.Task[SharedRead]:
         """Entries after a position, with the XINFO of the same moment.
 
@@ -99,6 +100,8 @@ class Archive:
             after: Where to begin.
             count: Entries at most.
             check: Find out whether there is an entry at *after*.
+            life: Another number, another answer: of a stream that was found to be
+                another one, nothing that was read before may be used.
         """
 
         async def ask(connection: Connection) -> SharedRead:
@@ -107,19 +110,25 @@ class Archive:
                 await read_page(connection, key, after, count, inclusive_check=check)
             )
 
-        return self._share(("page", session, after, count, check), ask)
+        return self._share(("page", session, after, count, check, life), ask)
 
     def info(self, session: str) -> asyncio.Task[StreamInfo | None]:
-        """The XINFO of a session's stream."""
-        return self._share(
-            ("info", session),
-            lambda connection: stream_info(connection, self._keys.key(session)),
-        )
+        """The XINFO of a session's stream, asked for after this call."""
+        question = ("info", session)
 
-    def before_last(self, session: str, count: int) -> asyncio.Task[StreamId | None]:
+        async def ask(connection: Connection) -> StreamInfo | None:
+            # Who comes later may know of entries that this answer does not.
+            self._shared.pop(question, None)
+            return await stream_info(connection, self._keys.key(session))
+
+        return self._share(question, ask)
+
+    def before_last(
+        self, session: str, count: int, *, life: int = 0
+    ) -> asyncio.Task[StreamId | None]:
         """The id right before the last *count* entries, None if there are no more."""
         return self._share(
-            ("last", session, count),
+            ("last", session, count, life),
             lambda connection: _before_last(connection, self._keys.key(session), count),
         )
 
@@ -146,14 +155,19 @@ class Archive:
             self._values[catalog.REPLAY_READS.slot] += 1
             task = asyncio.get_running_loop().create_task(self._ask(ask))
             self._shared[question] = task
-            task.add_done_callback(lambda _: self._forget_later(question))
+            task.add_done_callback(partial(self._forget_later, question))
         return task
 
-    def _forget_later(self, question: tuple[object, ...]) -> None:
-        task = self._shared[question]
+    def _forget_later(
+        self, question: tuple[object, ...], task: asyncio.Task[Any]
+    ) -> None:
         failed = task.cancelled() or task.exception() is not None
         delay = 0 if failed else SHARED_S
-        asyncio.get_running_loop().call_later(delay, self._shared.pop, question, None)
+        asyncio.get_running_loop().call_later(delay, self._forget, question, task)
+
+    def _forget(self, question: tuple[object, ...], task: asyncio.Task[Any]) -> None:
+        if self._shared.get(question) is task:
+            del self._shared[question]
 
     async def _ask(self, ask: Callable[[Connection], Awaitable[T]]) -> T:
         async with self._slots:

@@ -15,7 +15,7 @@ import structlog
 
 from broker.errors import RingCorrupted
 from broker.metrics import catalog
-from broker.metrics.slots import Row
+from broker.metrics.slots import Row, observe
 from broker.model import FIRST_ID, START, Position, StreamId
 from broker.ring.receiver import Receiver
 from broker.store.loss import Anchor, Reset, StreamInfo
@@ -119,7 +119,7 @@ class Catchup:
         sub.replayed = 0
         sub.checked = True
         self.set_state(sub, state)
-        sub.progress_at = self._loop.time()
+        sub.progress_at = sub.behind_since = self._loop.time()
         if state is State.LAGGING and sub.overflow is Overflow.CLOSE:
             self.refuse(sub, "slow")
         elif not sub.socket.blocked:
@@ -136,7 +136,7 @@ class Catchup:
         """Start a subscription whose channel is joined."""
         channel, start = sub.channel, sub.start
         sub.epoch = channel.epoch
-        sub.progress_at = self._loop.time()
+        sub.progress_at = sub.behind_since = self._loop.time()
         if start.at is StartAt.LIVE:
             sub.position = channel.tip
             self._announce(sub, "live")
@@ -176,6 +176,10 @@ class Catchup:
             return 0
         if sub.start.at is StartAt.LAST_N and not sub.announced:
             return self._find_last(sub)
+        if sub.anchor is not None and sub.anchor.delivered:
+            # What is missing among these entries is counted at the tail only.
+            self._read_store(sub)
+            return 0
         if sub.position.id >= channel.tip.id:
             self._reach(sub)
             return 0
@@ -203,6 +207,7 @@ class Catchup:
         if page is None:
             self._read_store(sub)
             return 0
+        sub.anchor = None
         return self._send_page(sub, page, "ring", "complete")
 
     def _recent(self, channel: Channel) -> Recent:
@@ -267,6 +272,8 @@ class Catchup:
         self._close_hole(sub)
         if sub.replayed or sub.start.at is not StartAt.LIVE:
             notices.send_caught_up(sub)
+        took_s = self._loop.time() - sub.behind_since
+        observe(self._values, catalog.REPLAY_SECONDS.slot, took_s)
         sub.replayed = 0
         sub.anchor = None
         self.set_state(sub, State.LIVE)
@@ -324,6 +331,7 @@ class Catchup:
         else:
             sub.start = _FOUND
             sub.position = Position(stream_id)
+            sub.checked = True
         self.wake(sub)
 
     def _read_store(self, sub: Subscription) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from itertools import count
 from typing import Protocol
 
 import msgspec
@@ -12,6 +13,9 @@ from broker.model import START, Position
 from broker.protocols.formats import FORMATS, Format
 from broker.store.loss import Anchor
 from broker.worker.recent import Hole, Recent
+
+
+_lives = count()
 
 
 class State(IntEnum):
@@ -100,13 +104,14 @@ class Subscription:
         anchor: Ordinals between pages from Redis, while they are not exact.
         hole: Entries left out that it has not been told of yet.
         waits: Something will step it: a page, a walk, the tip or its socket.
-        source: Where what it was sent came from: ring, redis or none.
+        behind_since: Loop time when it fell behind or began.
         progress_at: Loop time when it last could be sent something.
     """
 
     __slots__ = (
         "anchor",
         "announced",
+        "behind_since",
         "channel",
         "checked",
         "epoch",
@@ -118,7 +123,6 @@ class Subscription:
         "ref",
         "replayed",
         "socket",
-        "source",
         "start",
         "state",
         "waits",
@@ -147,7 +151,7 @@ class Subscription:
         self.hole: Hole | None = None
         self.waits = False
         self.progress_at = 0.0
-        self.source = "none"
+        self.behind_since = 0.0
         self.live_since = 0
 
 
@@ -171,6 +175,8 @@ class Channel:
         former: The number that it had before it was cut off, 0 for none.
         ahead: Subscriptions whose position the tip has not reached yet.
         pinned: The worker itself needs it, for the probe.
+        life: Another number for each stream that it was found to be; no other channel
+            has had it.
     """
 
     __slots__ = (
@@ -181,6 +187,7 @@ class Channel:
         "former",
         "known",
         "last",
+        "life",
         "live",
         "name",
         "number",
@@ -209,6 +216,11 @@ class Channel:
         self.former = 0
         self.ahead: dict[Subscription, None] = {}
         self.pinned = False
+        self.life = next(_lives)
+
+    def begin_life(self) -> None:
+        """It is another stream: nothing that was read of it before may be used."""
+        self.life = next(_lives)
 
     @property
     def joined(self) -> bool:

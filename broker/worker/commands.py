@@ -80,12 +80,12 @@ class Commands:
             raise BadFrame(
                 "already_subscribed", "unsubscribe first to read it anew", frame.id
             )
-        if not self._may_ask(connection):
-            raise BadFrame("rate_limited", "too many subscribe commands", frame.id)
         if not self._limits.may_subscribe(connection.user, len(connection.subs)):
             raise BadFrame(
                 "too_many_subscriptions", "unsubscribe from another first", frame.id
             )
+        if not self._may_ask(connection):
+            raise BadFrame("rate_limited", "too many subscribe commands", frame.id)
         if self._refuses_watches(session):
             raise BadFrame("unavailable", "try again later", frame.id)
         self._subscriptions.open(connection, session, start, overflow, frame.id)

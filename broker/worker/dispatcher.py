@@ -13,7 +13,13 @@ from broker.metrics.slots import Row
 from broker.model import START
 from broker.ring.layout import Kind
 from broker.ring.receiver import Lapped, NewGeneration, Receiver, Record
-from broker.ring.records import position_of, unpack_join, unpack_refused
+from broker.ring.records import (
+    position_of,
+    unpack_gap,
+    unpack_join,
+    unpack_refused,
+    unpack_unreadable,
+)
 from broker.worker.archive import count_of
 from broker.worker.catchup import Catchup
 from broker.worker.channels import Channel, Channels, State
@@ -115,8 +121,12 @@ class Dispatcher:
         return taken
 
     def _take_record(self, channel: Channel, record: Record, batches: Batches) -> None:
-        channel.last = record.position
         kind = record.kind
+        if kind == Kind.UNREADABLE:
+            self._flush(batches)
+            self._hub.notice(channel, "error", unreadable(record))
+            return
+        channel.last = record.position
         stream_id = (record.ms, record.n)
         if kind == Kind.RESET:
             self._flush(batches)
@@ -130,7 +140,7 @@ class Dispatcher:
         tip = channel.tip.id if batch is None else (batch[-1].ms, batch[-1].n)
         if stream_id < tip or (stream_id == tip and kind in ENTRIES):
             return
-        if kind == Kind.REFERENCE:
+        if kind == Kind.REFERENCE or (kind == Kind.GAP and spans(channel, record)):
             self._flush(batches)
             self._hub.cut(channel)
             channel.tip = position_of(record.ms, record.n, record.seq)
@@ -158,6 +168,7 @@ class Dispatcher:
         self._hub.notice(channel, "reset", data)
         channel.tip = START
         channel.epoch += 1
+        channel.begin_life()
         channel.reader_epoch += 1
         channel.recent = Recent.of_new_history(channel.number)
         self._wake_all(channel)
@@ -193,6 +204,7 @@ class Dispatcher:
         )
         if reset:
             channel.epoch += 1
+            channel.begin_life()
         if reset or not channel.known or cursor.id > channel.tip.id:
             channel.tip = cursor
         channel.known = True
@@ -235,3 +247,21 @@ class Dispatcher:
         self.cut_off()
         self._link.rejoin_all()
         return 1
+
+
+def spans(channel: Channel, gap: Record) -> bool:
+    """Whether *gap* begins before a tip that was exact, so part of it was delivered.
+
+    A reader that was restarted begins where the first worker stood that asked; the
+    others may have been further. Who is live counts for itself then.
+    """
+    tip = channel.tip
+    return tip.seq is not None and unpack_gap(gap.payload).after.id < tip.id
+
+
+def unreadable(record: Record) -> dict[str, str]:
+    """The ``data`` of the error that a stream cannot be read for now."""
+    return {
+        "code": unpack_unreadable(record.payload),
+        "message": "the session's stream cannot be read; it is tried again",
+    }

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from broker.config import Settings
 
+ADDRESSES_MAX = 10_000
+
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -35,6 +37,29 @@ class TokenBucket:
             return False
         self._tokens -= 1
         return True
+
+
+class PerAddress:
+    """A token bucket for each address, in bounded memory.
+
+    Args:
+        rate_per_s: Tokens that come back each second.
+        burst: Tokens that there can be at once.
+    """
+
+    def __init__(self, rate_per_s: float, burst: float) -> None:
+        self._rate = rate_per_s
+        self._burst = burst
+        self._buckets: dict[str, TokenBucket] = {}
+
+    def take(self, address: str) -> bool:
+        """Take one token of *address*, if there is one."""
+        bucket = self._buckets.get(address)
+        if bucket is None:
+            if len(self._buckets) >= ADDRESSES_MAX:
+                self._buckets.clear()
+            bucket = self._buckets[address] = TokenBucket(self._rate, self._burst)
+        return bucket.take()
 
 
 class Limits:

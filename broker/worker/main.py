@@ -64,7 +64,8 @@ async def _run(boot: Boot, settings: Settings) -> int:
 
     loop.add_reader(doorbell.fileno(), wake)
     stop: asyncio.Future[ExitStatus] = loop.create_future()
-    _watch_for_end(boot, stop)
+    hurry = asyncio.Event()
+    _watch_for_end(boot, stop, hurry)
     tasks = worker.start()
     board.set(boot.index, b.PID, os.getpid())
     board.set(boot.index, b.STATE, b.READY)
@@ -73,10 +74,11 @@ async def _run(boot: Boot, settings: Settings) -> int:
     for task in tasks:
         if task.done():
             task.result()
+            raise RuntimeError(f"the task {task.get_name()} ended")
     board.set(boot.index, b.STATE, b.DRAINING)
     accepting.close()
     if stop.result() is ExitStatus.DONE:
-        await worker.drain(hurry=_on_second_signal())
+        await worker.drain(hurry)
     for task in tasks:
         task.cancel()
     return stop.result()
@@ -93,7 +95,9 @@ def _listen(settings: Settings, port: int) -> socket.socket:
     return listening
 
 
-def _watch_for_end(boot: Boot, stop: asyncio.Future[ExitStatus]) -> None:
+def _watch_for_end(
+    boot: Boot, stop: asyncio.Future[ExitStatus], hurry: asyncio.Event
+) -> None:
     loop = asyncio.get_running_loop()
 
     def end(status: ExitStatus) -> None:
@@ -109,11 +113,7 @@ def _watch_for_end(boot: Boot, stop: asyncio.Future[ExitStatus]) -> None:
     os.set_blocking(boot.lifeline_fd, False)
     loop.add_reader(boot.lifeline_fd, lifeline)
     loop.add_signal_handler(signal.SIGTERM, end, ExitStatus.DONE)
+    # A signal of its own: two of one kind may arrive as one.
+    loop.add_signal_handler(signal.SIGUSR1, hurry.set)
     # A terminal sends it to the whole group; the supervisor decides when we go.
     loop.add_signal_handler(signal.SIGINT, lambda: None)
-
-
-def _on_second_signal() -> asyncio.Event:
-    hurry = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, hurry.set)
-    return hurry

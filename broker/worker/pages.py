@@ -160,8 +160,8 @@ def page_from_ring(
     """A page of what the ring holds after the builder's position.
 
     Returns:
-        None if the next record has to be fetched from the store: it is there by
-        reference only, or has been overwritten just now.
+        None if what is next has to be read from the store: it is there by reference
+        only, has been overwritten just now, or is a gap that begins earlier.
     """
     first = recent.after(builder.position.id)
     added = 0
@@ -173,12 +173,23 @@ def page_from_ring(
             break
         if record.kind == Kind.REFERENCE:
             break
+        if not added and _overlaps(record, builder.position, recent):
+            break
         if record.kind != event_kind or not plain(record):
             _add_record(builder, record)
         added += 1
         if builder.full:
             break
     return builder.finish() if added else None
+
+
+def _overlaps(record: Record, position: Position, recent: Recent) -> bool:
+    """Whether *record* is a gap of which a part was read from Redis and sent."""
+    return (
+        record.kind == Kind.GAP
+        and unpack_gap(record.payload).after.id < position.id
+        and not recent.has(position.id)
+    )
 
 
 def _add_record(builder: PageBuilder, record: Record) -> None:

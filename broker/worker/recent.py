@@ -203,6 +203,11 @@ class Recent:
         """Id and ring position of one record."""
         return self._ids[index], self._places[index]
 
+    def has(self, stream_id: StreamId) -> bool:
+        """Whether there is a record at exactly this id."""
+        index = bisect_right(self._ids, stream_id)
+        return index > 0 and self._ids[index - 1] == stream_id
+
     def places(self, first: int, count: int) -> list[int]:
         """Ring positions of some records, the oldest first."""
         return self._places[first : first + count]

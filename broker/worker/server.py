@@ -26,12 +26,13 @@ from broker.worker.handshake import (
     check_origin,
     read_request,
 )
-from broker.worker.limits import TokenBucket
+from broker.worker.limits import PerAddress
 
 log = structlog.get_logger(__name__)
 
 TERMINAL_DELAY_S = (1.0, 3.0)
-TERMINAL_PER_S = 20
+TERMINAL_PER_S, TERMINAL_BURST = 2, 20
+"""Terminal refusals per address that are told by a close code."""
 SSE_RETRY_MS = (1000, 5000)
 HEADERS = {hdrs.SERVER: "broker", hdrs.CACHE_CONTROL: "no-store"}
 SSE_HEAD = (
@@ -69,7 +70,7 @@ class Server:
         self._settings = settings
         self._host = host
         self._history = history
-        self._terminal = TokenBucket(TERMINAL_PER_S, TERMINAL_PER_S)
+        self._terminal = PerAddress(TERMINAL_PER_S, TERMINAL_BURST)
         self._manager = web.Server(self._handle)
 
     def protocol(self) -> asyncio.Protocol:
@@ -93,10 +94,10 @@ class Server:
         match request.path.split("/"):
             case ["", "v1", "ws"]:
                 return self._open_websocket(request, "")
-            case ["", "v1", "ws", session] if session:
-                return self._open_websocket(request, session)
-            case ["", "v1", "sse", session] if session:
-                return self._open_sse(request, session)
+            case ["", "v1", "ws", *rest]:
+                return self._open_websocket(request, "/".join(rest) or "/")
+            case ["", "v1", "sse", *rest] if rest:
+                return self._open_sse(request, "/".join(rest) or "/")
             case ["", "v1", "sessions", session, "events", *rest] if session:
                 check_origin(request, self._settings)
                 return await self._history(request, [session, *rest])
@@ -168,7 +169,7 @@ class Server:
             answer = _refuse_event_source(refusal)
             if answer is not None:
                 return answer
-        elif refusal.status in (401, 403, 404) and self._terminal.take():
+        elif refusal.status in TERMINAL and self._terminal.take(request.remote or ""):
             accepted = self._refuse_browser(request, refusal)
             if accepted is not None:
                 return accepted

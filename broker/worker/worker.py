@@ -218,8 +218,8 @@ class Worker:
         pause_s = self._settings.drain_s / max(1, len(everybody))
         due = asyncio.get_running_loop().time()
         for connection in everybody:
-            due += pause_s
             await self._wait_until(due, hurry)
+            due += pause_s
             delay_ms = random.randrange(SPREAD_MS)  # noqa: S311 - spreading load
             connection.close(Disconnect.DRAINING, delay_ms=delay_ms)
         # 3. Their sockets end when the close is answered, or a little later.
