@@ -6,6 +6,7 @@ from typing import Final, Protocol
 
 from broker.entry import Event
 from broker.protocols import native, sse, websocket
+from broker.ring.records import EventRecord, unpack_event, unpack_frame
 
 
 class Format(Protocol):
@@ -23,6 +24,10 @@ class Format(Protocol):
 
     def event(self, session: bytes, ms: int, n: int, seq: int, event: Event) -> bytes:
         """A published event; *seq* 0 is unknown."""
+        ...
+
+    def recorded(self, ms: int, n: int, seq: int, payload: bytes) -> bytes:
+        """A published event from the payload of its EVENT record in the ring."""
         ...
 
     def skipped(
@@ -46,6 +51,10 @@ class NativeFormat:
     def event(self, session: bytes, ms: int, n: int, seq: int, event: Event) -> bytes:
         """A published event as one text frame."""
         return websocket.text_frame(native.event_json(session, ms, n, seq, event))
+
+    def recorded(self, ms: int, n: int, seq: int, payload: bytes) -> bytes:
+        """The frame that the reader has built."""
+        return unpack_frame(payload)
 
     def skipped(
         self, session: bytes, ms: int, n: int, seq: int, reason: str, detail: bytes
@@ -74,6 +83,12 @@ class SseFormat:
             native.position_text(ms, n, seq),
         )
 
+    def recorded(self, ms: int, n: int, seq: int, payload: bytes) -> bytes:
+        """The JSON of the recorded frame as a block that moves the position."""
+        event = unpack_event(payload)
+        json = event.frame[event.header_bytes :]
+        return sse.data_block(json, native.position_text(ms, n, seq))
+
     def skipped(
         self, session: bytes, ms: int, n: int, seq: int, reason: str, detail: bytes
     ) -> bytes:
@@ -91,3 +106,17 @@ class SseFormat:
 NATIVE: Final[Format] = NativeFormat()
 SSE: Final[Format] = SseFormat()
 FORMATS: Final = (NATIVE, SSE)
+
+
+def record_event(
+    session: bytes, ms: int, n: int, seq: int, event: Event
+) -> EventRecord:
+    """What the reader puts into the ring for an event; *seq* 0 is unknown."""
+    json = native.event_json(session, ms, n, seq, event)
+    frame = websocket.text_frame(json)
+    return EventRecord(
+        frame=frame,
+        header_bytes=len(frame) - len(json),
+        key=event.key,
+        transient=event.transient,
+    )

@@ -61,7 +61,9 @@ async def _run(boot: Boot, settings: Settings) -> int:
         event_key_pattern(settings.event_stream), settings.linger_s, settings.sweep_s
     )
     chains = Chains(transmitter)
-    openings = Openings(watches, chains, values, settings.max_subscriptions)
+    # Each worker may have as many sessions, all of them different.
+    limit = settings.max_subscriptions * boot.worker_count
+    openings = Openings(watches, chains, values, limit)
     pump = Pump(watches, chains, values, settings.max_event_bytes)
     source = Source(
         settings,

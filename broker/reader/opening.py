@@ -71,6 +71,11 @@ class Openings:
         self._values[catalog.WATCHED.slot] = len(self._watches)
         self.on_work()
 
+    @property
+    def full(self) -> bool:
+        """Whether no further session can be watched."""
+        return self.refusing or len(self._watches) >= self._limit
+
     async def do_work(self, connection: Connection) -> int:
         """Open some of the channels that wait; returns how many.
 
@@ -182,7 +187,7 @@ class Openings:
     def _refusal(self, session: str) -> str:
         if not (is_session_name(session) or session.startswith("_")):
             return "bad_session"
-        if self.refusing or len(self._watches) >= self._limit:
+        if self.full and not session.startswith("_"):
             return "overloaded"
         return ""
 

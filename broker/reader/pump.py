@@ -11,12 +11,13 @@ from broker.errors import StoreUnavailable
 from broker.metrics import catalog
 from broker.metrics.slots import Row, observe
 from broker.model import StreamId
+from broker.protocols.formats import record_event
 from broker.reader.chain import Chains
 from broker.reader.watches import Batch, Watched, Watches
 from broker.ring import records
 from broker.ring.layout import Kind
 from broker.store.connection import Connection
-from broker.store.loss import Page, Reset, settle
+from broker.store.loss import NOT_READ, Page, Reset, settle
 from broker.store.streams import (
     BatchError,
     KeyRead,
@@ -48,6 +49,7 @@ class Pump:
         self._chains = chains
         self._values = values
         self._max_event_bytes = max_event_bytes
+        self._counted_to = chains.head
         self._logging_since = 0.0
         self._logged = 0
         self.rings_are_trusted = True
@@ -78,8 +80,15 @@ class Pump:
             self._handle_error(batch, read)
         else:
             self._append_batch(batch, read)
-        self._values[catalog.RING_BYTES_WRITTEN.slot] += self._chains.commit()
+        self._chains.commit()
+        self._count_written()
         return len(keys)
+
+    def _count_written(self) -> None:
+        # By the head: long batches and answers to workers are published in between.
+        head = self._chains.head
+        self._values[catalog.RING_BYTES_WRITTEN.slot] += head - self._counted_to
+        self._counted_to = head
 
     def _append_batch(self, batch: Batch, read: list[KeyRead]) -> None:
         oldest_ms = 0
@@ -119,6 +128,8 @@ class Pump:
         elif not watched.swept:
             self._values[catalog.EMPTY_READS.slot] += 1
             self._watches.note_empty(watched)
+            if key_read.info is NOT_READ:
+                self._watches.mark_dirty(watched)  # What rang shows in an XINFO only.
         for gap in outcome.gaps:
             if gap[0] == len(entries):
                 self._chains.gap(watched, gap[1])
@@ -137,8 +148,9 @@ class Pump:
             if index in gaps:
                 self._chains.gap(watched, gaps[index])
             size += sum(map(len, fields))
-            kind, payload = self._encode(watched, ms, n, fields)
-            append(watched, kind, ms, n, page.seqs[index], payload)
+            seq = page.seqs[index]
+            kind, payload = self._encode(watched, ms, n, seq, fields)
+            append(watched, kind, ms, n, seq, payload)
         watched.learn_size(len(entries), size)
         values = self._values
         values[catalog.EVENTS_READ.slot] += len(entries)
@@ -147,13 +159,14 @@ class Pump:
             self._check_bell(watched, len(entries))
 
     def _encode(
-        self, watched: Watched, ms: int, n: int, fields: list[bytes]
+        self, watched: Watched, ms: int, n: int, seq: int, fields: list[bytes]
     ) -> tuple[Kind, bytes]:
         if ms > LAST_MS:
             self._values[catalog.ODD_IDS.slot] += 1
         entry = read_entry(fields, self._max_event_bytes)
         if type(entry) is Event:
-            payload = records.pack_event(entry)
+            record = record_event(watched.name, ms, n, seq, entry)
+            payload = records.pack_event(record)
             if len(payload) > REFERENCE_BYTES and not entry.transient:
                 return Kind.REFERENCE, b""
             return Kind.EVENT, payload

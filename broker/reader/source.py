@@ -21,6 +21,7 @@ from broker.reader.watches import READ_KEYS_MAX, Watched, Watches
 from broker.ring import board as b
 from broker.store.connection import Connection
 from broker.store.loss import belongs, read_stream_info
+from broker.store.replies import first_error, store_error
 from broker.store.server import (
     ServerIdentity,
     TrackingUnavailable,
@@ -225,6 +226,7 @@ class Source:
             self._values[catalog.WATCHED.slot] = len(self._watches)
             self._values[catalog.QUARANTINED.slot] = self._watches.quarantined
             self._board.set(READER_ROW, b.WATCHED, len(self._watches))
+            self._board.set(READER_ROW, b.WATCHES_REFUSED, int(self._openings.full))
             if self._watches.work:
                 self._work.set()
             await asyncio.sleep(min(0.25, self._settings.sweep_s))
@@ -245,7 +247,6 @@ class Source:
         if share > TABLE_WARN:
             log.warning("tracking_table_filling", keys=load.keys, limit=load.limit)
         self._openings.refusing = share > TABLE_FULL
-        self._board.set(READER_ROW, b.WATCHES_REFUSED, int(share > TABLE_FULL))
 
     async def _verify_all(self, connection: Connection) -> None:
         """Ask of every stream whether it still is the one that was read (rule 15)."""
@@ -265,8 +266,9 @@ class Source:
     def _verify(self, watched: Watched, info: object, there: object) -> None:
         try:
             known = read_stream_info(info)
-            if isinstance(there, ReplyError):
-                raise store_error(there)
+            error = first_error((there,))
+            if error is not None:
+                raise store_error(error)
         except StoreRefused:
             return  # The pump finds out that it is no stream.
         present = bool(there)

@@ -36,6 +36,7 @@ class Watched:
 
     Attributes:
         session: The session's name.
+        name: The same as bytes, safe inside JSON text.
         key: The stream's key in Redis.
         channel: Channel number in the ring, 0 until the first XINFO has come.
         anchor: How far the stream has been read and with which ordinals.
@@ -71,6 +72,7 @@ class Watched:
         "last_empty",
         "last_ring",
         "mean_bytes",
+        "name",
         "quarantined",
         "reads",
         "rest_until",
@@ -85,6 +87,7 @@ class Watched:
 
     def __init__(self, session: str, key: bytes) -> None:
         self.session = session
+        self.name = session.encode()
         self.key = key
         self.channel = 0
         self.anchor = BEGINNING

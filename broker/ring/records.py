@@ -6,10 +6,10 @@ import struct
 
 import msgspec
 
-from broker.entry import SKIP_REASONS, Event, Skipped
+from broker.entry import SKIP_REASONS, Skipped
 from broker.model import FIRST_ID, Position, StreamId
 
-_EVENT = struct.Struct("=BHHHHI")
+_EVENT = struct.Struct("=BBHI")
 _GAP = struct.Struct("=QQQQQQQBB")
 _JOIN = struct.Struct("=IQQQQQIIBH")
 _REFUSED = struct.Struct("=IQH")
@@ -29,43 +29,48 @@ def position_of(ms: int, n: int, seq: int) -> Position:
     return Position(stream_id, seq if seq or stream_id == FIRST_ID else None)
 
 
-def pack_event(event: Event) -> bytes:
-    """Payload of an EVENT record; the fields are as short as ``entry`` allows."""
-    name, timestamp, node_id = event.event, event.timestamp, event.node_id
-    key, data = event.key, event.data
-    return (
-        _EVENT.pack(
-            event.transient,
-            len(name),
-            len(timestamp),
-            len(node_id),
-            len(key),
-            len(data),
-        )
-        + name
-        + timestamp
-        + node_id
-        + key
-        + data
-    )
+class EventRecord(msgspec.Struct, frozen=True, gc=False):
+    """An event as the ring carries it: ready to be sent.
+
+    The reader builds the frame once for all workers; each of them only copies it.
+
+    Attributes:
+        frame: A WebSocket text frame of ``broker.v1``.
+        header_bytes: Where in it the JSON text begins.
+        key: What ``overflow=latest`` conflates by, empty for none.
+        transient: It is delivered live and not replayed.
+    """
+
+    frame: bytes
+    header_bytes: int
+    key: bytes
+    transient: bool
 
 
-def unpack_event(payload: bytes) -> Event:
+def pack_event(event: EventRecord) -> bytes:
+    """Payload of an EVENT record; the first byte says whether it is transient."""
+    frame, key = event.frame, event.key
+    fixed = _EVENT.pack(event.transient, event.header_bytes, len(key), len(frame))
+    return fixed + key + frame
+
+
+def unpack_event(payload: bytes) -> EventRecord:
     """The event in the payload of an EVENT record."""
-    transient, name, timestamp, node_id, key, data = _EVENT.unpack_from(payload)
-    a = _EVENT.size
-    b = a + name
-    c = b + timestamp
-    d = c + node_id
-    e = d + key
-    return Event(
-        event=payload[a:b],
-        timestamp=payload[b:c],
-        node_id=payload[c:d],
-        key=payload[d:e],
-        data=payload[e : e + data],
+    transient, header, key, size = _EVENT.unpack_from(payload)
+    start = _EVENT.size + key
+    return EventRecord(
+        frame=payload[start : start + size],
+        header_bytes=header,
+        key=payload[_EVENT.size : start],
         transient=bool(transient),
     )
+
+
+def unpack_frame(payload: bytes) -> bytes:
+    """Only the frame of the payload of an EVENT record."""
+    _transient, _header, key, size = _EVENT.unpack_from(payload)
+    start = _EVENT.size + key
+    return payload[start : start + size]
 
 
 def pack_skipped(skipped: Skipped) -> bytes:

@@ -330,12 +330,7 @@ def _late_gap(
     """A gap somewhere behind ``anchor.since``, found at the tail."""
     tail = Position(info.last, info.added)
     after = Position(anchor.since, anchor.seq)
-    exact = lost is not None
-    seqs = [0] * len(ids)
-    if ids and ids[-1] == tail.id:
-        seqs[-1] = info.added
-        place, at = 0, Position(id_before(ids[0]))
-    else:
-        place, at = len(ids), tail
-    gap = Gap(at, after, tail, lost, exact)
-    return Page([(place, gap)], seqs, Anchor.at(tail))
+    # Behind the entries, which have no ordinals: whoever stands at one of them, with
+    # its id alone, has not been told of the loss yet.
+    gap = Gap(tail, after, tail, lost, lost is not None)
+    return Page([(len(ids), gap)], [0] * len(ids), Anchor.at(tail))

@@ -276,10 +276,12 @@ class Supervisor:
                 self._spawn(child)
 
     def announce_readiness(self) -> None:
-        """Tell once that all workers are ready."""
+        """Tell once that clients can be served: processes run and Redis is there."""
         if self._was_ready or self._addresses is None or self._is_stopping:
             return
         if not all(self._health.is_ready(worker.index) for worker in self._workers):
+            return
+        if not self._resources.board.get(self._reader.index, b.REDIS_UP):
             return
         self._was_ready = True
         self._resources.board.set(self._row, b.STATE, b.READY)

@@ -38,13 +38,15 @@ class SharedRead:
 
     Attributes:
         page: What Redis answered.
+        life: Of which life of the channel the page is.
         built: Results for subscriptions at the same place, by what distinguishes them.
     """
 
-    __slots__ = ("built", "page")
+    __slots__ = ("built", "life", "page")
 
-    def __init__(self, page: EntryPage) -> None:
+    def __init__(self, page: EntryPage, life: int) -> None:
         self.page = page
+        self.life = life
         self.built: dict[tuple[object, ...], Any] = {}
 
 
@@ -106,9 +108,8 @@ class Archive:
 
         async def ask(connection: Connection) -> SharedRead:
             key = self._keys.key(session)
-            return SharedRead(
-                await read_page(connection, key, after, count, inclusive_check=check)
-            )
+            page = await read_page(connection, key, after, count, inclusive_check=check)
+            return SharedRead(page, life)
 
         return self._share(("page", session, after, count, check, life), ask)
 

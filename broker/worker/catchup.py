@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import structlog
 
 from broker.errors import RingCorrupted
 from broker.metrics import catalog
 from broker.metrics.slots import Row, observe
-from broker.model import FIRST_ID, START, Position, StreamId
+from broker.model import FIRST_ID, START, Position, StreamId, id_before
 from broker.ring.receiver import Receiver
 from broker.store.loss import Anchor, Reset, StreamInfo
 from broker.worker import notices
@@ -37,6 +37,7 @@ from broker.worker.pages import (
     page_from_ring,
 )
 from broker.worker.recent import Newest, Page, Recent
+from broker.worker.states import States
 
 log = structlog.get_logger(__name__)
 
@@ -77,36 +78,18 @@ class Catchup:
         self._loop = asyncio.get_running_loop()
         self._asking = Asking(self._loop, self.wake, refuse)
         self._ready: deque[Subscription] = deque()
-        self.behind: dict[Subscription, None] = {}
+        self._states = States(values)
+
+    @property
+    def behind(self) -> Iterable[Subscription]:
         """Everybody who is replaying or lagging."""
+        return self._states.behind
 
     # Who is behind.
 
     def set_state(self, sub: Subscription, state: State) -> None:
-        """Move *sub* to another state and set of its channel."""
-        values, states = self._values, catalog.SUBSCRIPTIONS.slots
-        if sub.state in _COUNTED:
-            values[states[_COUNTED[sub.state]]] -= 1
-        if state in _COUNTED:
-            values[states[_COUNTED[state]]] += 1
-        channel = sub.channel
-        live = channel.live[sub.socket.format.index]
-        if state is State.LIVE:
-            channel.behind.pop(sub, None)
-            live[sub] = None
-            sub.live_since = self._hub.number
-        else:
-            live.pop(sub, None)
-            if state is State.CLOSED:
-                channel.behind.pop(sub, None)
-                channel.ahead.pop(sub, None)
-            else:
-                channel.behind[sub] = None
-        if state in (State.REPLAYING, State.LAGGING):
-            self.behind[sub] = None
-        else:
-            self.behind.pop(sub, None)
-        sub.state = state
+        """Move *sub* to another state."""
+        self._states.move(sub, state, self._hub.number)
 
     def fall_behind(
         self, sub: Subscription, position: Position, epoch: int, state: State
@@ -180,7 +163,7 @@ class Catchup:
             # What is missing among these entries is counted at the tail only.
             self._read_store(sub)
             return 0
-        if sub.position.id >= channel.tip.id:
+        if is_at(sub.position, channel.tip):
             self._reach(sub)
             return 0
         try:
@@ -193,21 +176,29 @@ class Catchup:
             return 0
 
     def _take_page(self, sub: Subscription) -> int:
-        recent = self._recent(sub.channel)
-        if recent.wants(sub.position.id) and recent.walk(
-            self._receiver, sub.position.id
-        ):
+        recent, position = self._recent(sub.channel), sub.position
+        at_tip = position.id == sub.channel.tip.id
+        until = id_before(position.id) if at_tip else position.id
+        if recent.walk(self._receiver, until):
             self._again(sub)
             return 0
-        if not sub.checked and recent.is_foreign(sub.position.id):
+        if not sub.checked and recent.is_foreign(position.id):
             self._start_over(sub)
             self._again(sub)
             return 0
+        if not sub.checked and not recent.vouches_for(position, self._receiver):
+            # No entry of this chain: only Redis can say whether it is of this stream.
+            self._read_store(sub)
+            return 0
         page = self._ring_page(sub, recent)
+        if page is None and at_tip:
+            self._reach(sub)
+            return 0
         if page is None:
             self._read_store(sub)
             return 0
         sub.anchor = None
+        sub.checked = True
         return self._send_page(sub, page, "ring", "complete")
 
     def _recent(self, channel: Channel) -> Recent:
@@ -220,18 +211,20 @@ class Catchup:
     def _ring_page(self, sub: Subscription, recent: Recent) -> Page | None:
         if not recent.covers(sub.position.id):
             return None
+        if recent.after(sub.position) == len(recent):
+            return None
         wire = sub.socket.format
         conflates = self._conflates(sub)
         shared = not conflates and sub.hole is None
         if shared:
-            page = recent.pages.get((wire.index, sub.position.id))
+            page = recent.pages.get((wire.index, sub.position))
             if page is not None:
                 return page
         newest = recent.newest(self._receiver) if conflates else None
         builder = PageBuilder(sub.channel, wire, sub.position, newest, sub.hole)
         page = page_from_ring(self._receiver, recent, builder)
         if page is not None and shared:
-            recent.keep(wire.index, sub.position.id, page)
+            recent.keep(wire.index, sub.position, page)
         return page
 
     def _conflates(self, sub: Subscription) -> bool:
@@ -317,11 +310,11 @@ class Catchup:
         if recent.walk(self._receiver, FIRST_ID, enough=count + 1):
             self._again(sub)
             return 0
-        if len(recent) > count and not recent.gaps:
+        if len(recent) > count and not recent.has_gaps:
             stream_id, _place = recent.at(len(recent) - count - 1)
             self._set_start(sub, stream_id)
         else:
-            last = self._archive.before_last(channel.session, count)
+            last = self._archive.before_last(channel.session, count, life=channel.life)
             self._asking.ask(sub, last, self._set_start)
         return 0
 
@@ -341,7 +334,9 @@ class Catchup:
         # The ring has what follows; only an entry too large for it is fetched.
         by_reference = recent is not None and recent.covers(sub.position.id)
         count = 1 if by_reference else channel.count or FIRST_COUNT
-        page = self._archive.page(channel.session, sub.position.id, count, check=check)
+        page = self._archive.page(
+            channel.session, sub.position.id, count, check=check, life=channel.life
+        )
         self._asking.ask(sub, page, self._take_read)
 
     def _take_read(self, sub: Subscription, shared: SharedRead) -> None:
@@ -360,6 +355,8 @@ class Catchup:
             built = build_from_store(builder, read, anchor, self._max_event_bytes)
             shared.built[question] = built
         if isinstance(built, Reset):
+            if sub.channel.life == shared.life:
+                sub.channel.begin_life()
             self._start_over(sub)
             self.wake(sub)
             return
@@ -397,6 +394,15 @@ class Catchup:
             values[catalog.DROPS.slots[reason]] += lost
 
 
-_COUNTED = {State.REPLAYING: "replaying", State.LAGGING: "lagging", State.LIVE: "live"}
 _RETAINED = Start(at=StartAt.RETAINED)
 _FOUND = Start(at=StartAt.POSITION)
+
+
+def is_at(position: Position, tip: Position) -> bool:
+    """Whether nothing is left to send between *position* and *tip*.
+
+    A position without an ordinal may stand at the id of the tip and before a gap there:
+    the loss among entries that were sent without ordinals.
+    """
+    bare = position.seq is None and tip.seq is not None
+    return position.id > tip.id or (position.id == tip.id and not bare)

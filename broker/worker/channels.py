@@ -14,7 +14,6 @@ from broker.protocols.formats import FORMATS, Format
 from broker.store.loss import Anchor
 from broker.worker.recent import Hole, Recent
 
-
 _lives = count()
 
 
@@ -231,6 +230,18 @@ class Channel:
     def needed(self) -> bool:
         """Whether anybody reads it."""
         return self.pinned or bool(self.behind) or any(self.live)
+
+    def place(self, sub: Subscription, state: State) -> None:
+        """Put *sub* into the set where *state* belongs."""
+        live = self.live[sub.socket.format.index]
+        self.behind.pop(sub, None)
+        live.pop(sub, None)
+        if state is State.LIVE:
+            live[sub] = None
+        elif state is State.CLOSED:
+            self.ahead.pop(sub, None)
+        else:
+            self.behind[sub] = None
 
     def everybody(self) -> list[Subscription]:
         """All its subscriptions."""

@@ -88,7 +88,8 @@ class Dispatcher:
             copied = receiver.receive(SLICE_BYTES)
             if not copied:
                 return 0
-            done = self._take(copied)
+            # Even if nothing of it was for us: there may be more behind it.
+            done = max(1, self._take(copied))
         except NewGeneration:
             return 1
         except Lapped:

@@ -21,7 +21,6 @@ from broker.ring.receiver import Record
 from broker.ring.records import (
     GapRecord,
     position_of,
-    unpack_event,
     unpack_gap,
     unpack_skipped,
 )
@@ -44,10 +43,9 @@ def gap_data(gap: GapRecord) -> dict[str, object]:
 
 def encode(channel: Channel, wire: Format, records: list[Record]) -> bytes:
     """The frames of some records in one wire format."""
-    name = channel.name
-    event, kind_event = wire.event, int(Kind.EVENT)
+    recorded, kind_event = wire.recorded, int(Kind.EVENT)
     frames = [
-        event(name, r.ms, r.n, r.seq, unpack_event(r.payload))
+        recorded(r.ms, r.n, r.seq, r.payload)
         if r.kind == kind_event
         else _encode_other(channel, wire, r)
         for r in records

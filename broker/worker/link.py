@@ -42,6 +42,7 @@ class Link:
         self._channels = channels
         self._cut_off = cut_off
         self._writer: asyncio.StreamWriter | None = None
+        self._unsent: list[bytes] = []
         self._rejoins: deque[Channel] = deque()
         self._rejoining: set[int] = set()
 
@@ -65,6 +66,7 @@ class Link:
                 pass
             finally:
                 self._writer = None
+                self._unsent.clear()
                 writer.transport.abort()
             log.warning("reader_lost")
             self._cut_off()
@@ -109,4 +111,12 @@ class Link:
 
     def _write(self, request: requests.Request) -> None:
         if self._writer is not None:
-            self._writer.write(requests.encode(request))
+            if not self._unsent:
+                asyncio.get_running_loop().call_soon(self._flush)
+            self._unsent.append(requests.encode(request))
+
+    def _flush(self) -> None:
+        # Hundreds of clients may come in one turn of the loop: one write for all.
+        unsent, self._unsent = self._unsent, []
+        if self._writer is not None:
+            self._writer.write(b"".join(unsent))

@@ -63,8 +63,7 @@ class PageBuilder:
         if self._hole is not None or self._newest is not None or record.payload[0]:
             return False
         ms, n, seq = record.ms, record.n, record.seq
-        event = unpack_event(record.payload)
-        frame = self._wire.event(self._channel.name, ms, n, seq, event)
+        frame = self._wire.recorded(ms, n, seq, record.payload)
         self._parts.append(frame)
         self.size += len(frame)
         self.events += 1
@@ -73,11 +72,21 @@ class PageBuilder:
 
     def event(self, ms: int, n: int, seq: int, event: Event) -> None:
         """Add an entry, or the hole that stands for it."""
-        reason = self._left_out((ms, n), event)
+        reason = self._left_out((ms, n), event.key, event.transient)
         if reason:
             self._skip(reason, position_of(ms, n, seq))
             return
-        self._frame(self._wire.event(self._channel.name, ms, n, seq, event), ms, n, seq)
+        frame = self._wire.event(self._channel.name, ms, n, seq, event)
+        self._frame(frame, ms, n, seq)
+
+    def recorded(self, ms: int, n: int, seq: int, payload: bytes) -> None:
+        """The same for the payload of an EVENT record."""
+        event = unpack_event(payload)
+        reason = self._left_out((ms, n), event.key, event.transient)
+        if reason:
+            self._skip(reason, position_of(ms, n, seq))
+            return
+        self._frame(self._wire.recorded(ms, n, seq, payload), ms, n, seq)
 
     def skipped(self, ms: int, n: int, seq: int, skipped: Skipped) -> None:
         """Add the place of an entry that breaks the contract."""
@@ -97,11 +106,11 @@ class PageBuilder:
         lost, unknown = self._lost, self._unknown
         return Page(data, self.position, self.events, lost, unknown, self._hole)
 
-    def _left_out(self, stream_id: StreamId, event: Event) -> str:
-        if event.transient:
+    def _left_out(self, stream_id: StreamId, key: bytes, transient: bool) -> str:
+        if transient:
             return "transient"
-        if self._newest is not None and event.key:
-            known = self._newest.get(event.key, FIRST_ID)
+        if self._newest is not None and key:
+            known = self._newest.get(key, FIRST_ID)
             if known > stream_id:
                 return "conflated"
         return ""
@@ -163,7 +172,7 @@ def page_from_ring(
         None if what is next has to be read from the store: it is there by reference
         only, has been overwritten just now, or is a gap that begins earlier.
     """
-    first = recent.after(builder.position.id)
+    first = recent.after(builder.position)
     added = 0
     event_kind, plain, read = int(Kind.EVENT), builder.plain, receiver.read
     for index, place in enumerate(recent.places(first, PLACES_MAX), first):
@@ -178,7 +187,7 @@ def page_from_ring(
         if record.kind != event_kind or not plain(record):
             _add_record(builder, record)
         added += 1
-        if builder.full:
+        if builder.full and not recent.is_twin(index + 1):
             break
     return builder.finish() if added else None
 
@@ -195,7 +204,7 @@ def _overlaps(record: Record, position: Position, recent: Recent) -> bool:
 def _add_record(builder: PageBuilder, record: Record) -> None:
     ms, n, seq, payload = record.ms, record.n, record.seq, record.payload
     if record.kind == Kind.EVENT:
-        builder.event(ms, n, seq, unpack_event(payload))
+        builder.recorded(ms, n, seq, payload)
     elif record.kind == Kind.SKIPPED:
         builder.skipped(ms, n, seq, unpack_skipped(payload))
     else:

@@ -80,7 +80,6 @@ class Recent:
     Attributes:
         floor: Everything after this id is in the index.
         begins_anew: The chain begins with a reset: what is older is another history.
-        gaps: How many of its records stand for no entry.
         pages: Pages made of it, by format and position; never wrong, as a log is
             only added to.
     """
@@ -88,6 +87,7 @@ class Recent:
     __slots__ = (
         "_below",
         "_cache_bytes",
+        "_gaps",
         "_ids",
         "_newest",
         "_newest_end",
@@ -98,7 +98,6 @@ class Recent:
         "_places",
         "begins_anew",
         "floor",
-        "gaps",
         "pages",
     )
 
@@ -113,10 +112,10 @@ class Recent:
         self._cache_bytes = 0
         self._newest: Newest | None = None
         self._newest_end = 0
-        self.gaps = 0
+        self._gaps: set[int] = set()
         self.begins_anew = False
         self.floor: StreamId = tip.id
-        self.pages: dict[tuple[int, StreamId], Page] = {}
+        self.pages: dict[tuple[int, Position], Page] = {}
 
     @classmethod
     def of_new_history(cls, number: int) -> Recent:
@@ -131,9 +130,12 @@ class Recent:
 
     def add(self, stream_id: StreamId, place: int, kind: int) -> None:
         """Take up a record that was drained just now."""
-        self.gaps += kind == _GAP
+        if kind == _GAP:
+            self._gaps.add(place)
         self._ids.append(stream_id)
         self._places.append(place)
+        if len(self._ids) > 2 * INDEX_MAX:
+            self.cut(INDEX_MAX)
 
     def walk(
         self, receiver: Receiver, until: StreamId, enough: int = INDEX_MAX
@@ -152,12 +154,13 @@ class Recent:
         while self.wants(until) and len(self) < enough and steps < STEPS_PER_TURN:
             self._step(receiver)
             steps += 1
-        # At the end of each turn: others rely on the floor while we still walk.
-        self._newest = None
-        self._ids[:0] = reversed(self._older_ids)
-        self._places[:0] = reversed(self._older_places)
-        self._older_ids.clear()
-        self._older_places.clear()
+        if self._older_ids:
+            # At the end of each turn: others rely on the floor while we still walk.
+            self._newest = None
+            self._ids[:0] = reversed(self._older_ids)
+            self._places[:0] = reversed(self._older_places)
+            self._older_ids.clear()
+            self._older_places.clear()
         return self.wants(until) and len(self) < enough
 
     def wants(self, stream_id: StreamId) -> bool:
@@ -177,7 +180,8 @@ class Recent:
         if kind in _ENDS:
             self.begins_anew = kind == _RESET
             return
-        self.gaps += kind == _GAP
+        if kind == _GAP:
+            self._gaps.add(place)
         self._older_ids.append(stream_id)
         self._older_places.append(place)
         if len(self) < INDEX_MAX:
@@ -195,9 +199,44 @@ class Recent:
             and not (self._ids and self._ids[0] <= stream_id)
         )
 
-    def after(self, stream_id: StreamId) -> int:
-        """Index of the first record behind *stream_id*."""
-        return bisect_right(self._ids, stream_id)
+    def vouches_for(self, position: Position, receiver: Receiver) -> bool:
+        """Whether *position* is an entry of this chain, with its ordinal if it has one.
+
+        Between two records nothing is missing, so what lies there is no entry of this
+        history; it may be one of a history that was lost.
+        """
+        stream_id = position.id
+        index = bisect_right(self._ids, stream_id) - 1
+        if index < 0 or self._ids[index] != stream_id:
+            return stream_id in (FIRST_ID, self.floor)
+        record = receiver.read(self._places[index])
+        seqs = (None, 0) if record is None else (None, 0, record.seq)
+        return position.seq in seqs or (record is not None and not record.seq)
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether some of its records stand for no entry."""
+        return bool(self._gaps)
+
+    def after(self, position: Position) -> int:
+        """Index of the first record behind *position*.
+
+        Without an ordinal, a gap at the same id is still to be told.
+        """
+        index = bisect_right(self._ids, position.id)
+        if position.seq is None and index and self._ids[index - 1] == position.id:
+            while index and self._places[index - 1] in self._gaps:
+                index -= 1
+        return index
+
+    def is_twin(self, index: int) -> bool:
+        """Whether the record at *index* is a gap at the id of the one before it."""
+        ids = self._ids
+        return (
+            0 < index < len(ids)
+            and ids[index] == ids[index - 1]
+            and self._places[index] in self._gaps
+        )
 
     def at(self, index: int) -> tuple[StreamId, int]:
         """Id and ring position of one record."""
@@ -216,6 +255,7 @@ class Recent:
         """Forget the records up to *index*: the ring has overwritten them."""
         self._newest = None
         self.floor = max(self.floor, self._ids[index])
+        self._gaps.difference_update(self._places[: index + 1])
         del self._ids[: index + 1]
         del self._places[: index + 1]
 
@@ -233,7 +273,7 @@ class Recent:
         self._newest, self._newest_end = newest, len(self._ids)
         return newest
 
-    def keep(self, format_index: int, start: StreamId, page: Page) -> None:
+    def keep(self, format_index: int, start: Position, page: Page) -> None:
         """Remember a page for others at the same position."""
         if self._cache_bytes + len(page.data) > CACHE_BYTES_MAX:
             self.pages.clear()

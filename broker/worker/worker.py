@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import secrets
 
 import structlog
 
@@ -132,6 +131,8 @@ class Worker:
             return "unavailable"
         if session and self._refuses_watch(session):
             return "unavailable"
+        if session and not self._limits.may_subscribe(user, 0):
+            return "too_many_connections"
         return self._limits.refusal(user, session)
 
     def _refuses_watch(self, session: str) -> str:
@@ -153,7 +154,7 @@ class Worker:
         self.values[catalog.CONNECTIONS_OPENED.slots[name]] += 1
         self._wheel.add(connection)
         data = {
-            "connection_id": secrets.token_hex(8),
+            "connection_id": f"{random.getrandbits(64):016x}",
             "user": connection.user or None,
             "heartbeat_s": self._settings.heartbeat_s,
             "max_frame_bytes": self._settings.max_frame_bytes,

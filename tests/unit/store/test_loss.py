@@ -180,14 +180,9 @@ def test_deleted_entries_are_counted_when_the_tail_is_reached() -> None:
     second = settle(first.anchor, stream.ids[2:], False, stream.info())
 
     assert (first.gaps, first.seqs) == ([], [0, 0])
-    gap = Gap(
-        at=Position((1002, 2**64 - 1)),
-        after=Position(FIRST_ID, 0),
-        next=Position((1006, 0), 6),
-        lost=1,
-        exact=True,
-    )
-    assert second == Page([(0, gap)], [0, 0, 6], Anchor.at(Position((1006, 0), 6)))
+    tail = Position((1006, 0), 6)
+    gap = Gap(at=tail, after=Position(FIRST_ID, 0), next=tail, lost=1, exact=True)
+    assert second == Page([(3, gap)], [0, 0, 0], Anchor.at(Position((1006, 0), 6)))
 
 
 def test_deleted_tail_is_announced_behind_the_last_entry() -> None:

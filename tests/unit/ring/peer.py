@@ -1,0 +1,46 @@
+"""The other side of a ring under test: writes, reads and damages records."""
+
+from __future__ import annotations
+
+from broker.ring import layout
+from broker.ring.layout import Kind
+from broker.ring.receiver import Receiver, Record
+from broker.ring.segment import Segment
+from broker.ring.transmitter import Transmitter
+
+EVERY_CHANNEL = range(2**32)
+
+
+def append(transmitter: Transmitter, payload: bytes, *, channel: int = 1) -> int:
+    """Add an EVENT record whose words all differ; returns its ring position."""
+    return transmitter.append(Kind.EVENT, channel, 2, 3, 4, 5, payload)
+
+
+def send(transmitter: Transmitter, *payloads: bytes) -> list[int]:
+    """Publish one batch; returns the ring positions of its records."""
+    positions = [append(transmitter, payload) for payload in payloads]
+    transmitter.commit()
+    return positions
+
+
+def drain(receiver: Receiver) -> list[Record]:
+    """Everything that is unread, in copies of the size that a worker takes."""
+    found: list[Record] = []
+    while copied := receiver.receive(4096):
+        found += receiver.records(copied, EVERY_CHANNEL)
+    return found
+
+
+def damage(segment: Segment, position: int, offset: int, new: bytes) -> None:
+    """Overwrite bytes of the record at *position*."""
+    at = (position + offset) & (segment.size - 1)
+    segment.data[at : at + len(new)] = new
+
+
+def lap(transmitter: Transmitter) -> None:
+    """Write more than a whole ring."""
+    size = 0
+    while size <= 2 * layout.MIN_SIZE:
+        append(transmitter, bytes(10_000))
+        size += 10_000
+    transmitter.commit()
