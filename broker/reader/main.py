@@ -61,8 +61,8 @@ async def _run(boot: Boot, settings: Settings) -> int:
         event_key_pattern(settings.event_stream), settings.linger_s, settings.sweep_s
     )
     chains = Chains(transmitter)
-    # Each worker may have as many sessions, all of them different.
-    limit = settings.max_subscriptions * boot.worker_count
+    # Each worker may have as many sessions, all of them different; one is the probe's.
+    limit = settings.max_subscriptions * boot.worker_count + 1
     openings = Openings(watches, chains, values, limit)
     pump = Pump(watches, chains, values, settings.max_event_bytes)
     source = Source(

@@ -42,7 +42,7 @@ class Openings:
         """Answer, or queue the stream for its XINFO."""
         watched = self._watches.get(request.session)
         if watched is None:
-            refusal = self._refusal(request.session)
+            refusal = self._refusal(request)
             if refusal:
                 self._chains.refuse(worker, request.token, refusal)
                 return
@@ -184,10 +184,14 @@ class Openings:
         have: StreamId = request.have[:2]
         return have in watched.verified
 
-    def _refusal(self, session: str) -> str:
+    def _refusal(self, request: requests.Watch) -> str:
+        session = request.session
         if not (is_session_name(session) or session.startswith("_")):
             return "bad_session"
-        if self.full and not session.startswith("_"):
+        if len(self._watches) >= self._limit and not session.startswith("_"):
+            return "overloaded"
+        # With a position it was watched before a restart: its key is in the table.
+        if self.refusing and request.have is None and not session.startswith("_"):
             return "overloaded"
         return ""
 

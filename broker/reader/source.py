@@ -17,7 +17,7 @@ from broker.reader.chain import Chains
 from broker.reader.opening import Openings
 from broker.reader.pace import ReconnectPace
 from broker.reader.pump import Pump
-from broker.reader.watches import READ_KEYS_MAX, Watched, Watches
+from broker.reader.watches import Watched, Watches, in_parts
 from broker.ring import board as b
 from broker.store.connection import Connection
 from broker.store.loss import belongs, read_stream_info
@@ -41,6 +41,8 @@ PAUSE_STEP_S = 0.005
 PAUSE_MAX_S = 1.0
 FRESH_S = 1.0
 COMPLAINT_EVERY_S = 10.0
+VERIFY_ENTRIES = 3
+"""What a check of a stream brings: two entries of the XINFO, one at the cursor."""
 
 
 class Source:
@@ -251,8 +253,7 @@ class Source:
     async def _verify_all(self, connection: Connection) -> None:
         """Ask of every stream whether it still is the one that was read (rule 15)."""
         every = [watched for watched in self._watches if watched.channel]
-        for start in range(0, len(every), READ_KEYS_MAX):
-            part = every[start : start + READ_KEYS_MAX]
+        for part in in_parts(every, VERIFY_ENTRIES):
             commands: list[tuple[bytes | str, ...]] = []
             for watched in part:
                 at = b"%d-%d" % watched.anchor.cursor

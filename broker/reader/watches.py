@@ -138,6 +138,21 @@ class Watched:
         )
 
 
+def in_parts(every: Iterable[Watched], entries: int) -> Iterator[list[Watched]]:
+    """Split *every* so that so many *entries* of each stay within one read's bounds."""
+    part: list[Watched] = []
+    size = 0.0
+    for watched in every:
+        brings = entries * watched.mean_bytes
+        if part and (len(part) == READ_KEYS_MAX or size + brings > READ_BYTES_MAX):
+            yield part
+            part, size = [], 0.0
+        part.append(watched)
+        size += brings
+    if part:
+        yield part
+
+
 class Batch(msgspec.Struct, gc=False):
     """Keys of one read.
 

@@ -91,12 +91,14 @@ class Anchor(msgspec.Struct, frozen=True, gc=False):
         since: The last id at which nothing was left to settle; the same as
             ``cursor`` unless the counting is deferred.
         delivered: How many entries were handed on after ``since``.
+        announced: How many after ``since`` have been announced as lost.
     """
 
     cursor: StreamId
     seq: int | None
     since: StreamId
     delivered: int
+    announced: int = 0
 
     @classmethod
     def at(cls, position: Position) -> Anchor:
@@ -208,7 +210,7 @@ def settle(
     at_tail = not full or entry_ids[-1] == info.last
     if seq is None:
         return _settle_unknown(anchor, entry_ids, at_tail, info)
-    known = Anchor(anchor.cursor, seq, anchor.since, anchor.delivered)
+    known = Anchor(anchor.cursor, seq, anchor.since, anchor.delivered, anchor.announced)
     if at_tail:
         return _settle_at_tail(known, seq, entry_ids, info, bool(cursor_present))
     return _settle_midway(known, seq, entry_ids, info)
@@ -218,7 +220,7 @@ def _settle_at_tail(
     anchor: Anchor, seq: int, ids: Sequence[StreamId], info: StreamInfo, checked: bool
 ) -> Reset | Page:
     # Every entry ever added is either counted, or here, or lost.
-    lost = info.added - seq - anchor.delivered - len(ids)
+    lost = info.added - seq - anchor.delivered - anchor.announced - len(ids)
     if lost < 0:
         return Reset()
     cursor = anchor.cursor
@@ -230,9 +232,12 @@ def _settle_at_tail(
             return Reset()
         lost = 0
     if lost == 0:
-        if ids:
-            return _exact_page(ids, info.added, [])
-        return Page([], [], Anchor.at(Position(cursor, info.added)))
+        if not ids:
+            return Page([], [], Anchor.at(Position(cursor, info.added)))
+        page = _exact_page(ids, info.added, [])
+        if anchor.announced:  # The holes may lie among these entries.
+            page.seqs[:-1] = [0] * (len(ids) - 1)
+        return page
     if deleted or not ids:
         return _late_gap(anchor, ids, info, lost)
     gap = _gap_in_front(Position(cursor, seq), ids[0], seq + lost + 1, lost)
@@ -245,6 +250,8 @@ def _settle_midway(
     cursor = anchor.cursor
     if anchor.delivered or info.max_deleted > cursor:
         # What is lost may lie inside this page or behind it: count at the tail.
+        if not anchor.delivered and info.first > cursor:
+            return _announce_early(anchor, seq, ids, info)
         return _defer(anchor, ids)
     lost = info.added - info.length - seq if info.first > cursor else 0
     last_seq = seq + lost + len(ids)
@@ -254,6 +261,29 @@ def _settle_midway(
         return _exact_page(ids, last_seq, [])
     gap = _gap_in_front(Position(cursor, seq), ids[0], seq + lost + 1, lost)
     return _exact_page(ids, last_seq, [(0, gap)])
+
+
+def _announce_early(
+    anchor: Anchor, seq: int, ids: Sequence[StreamId], info: StreamInfo
+) -> Reset | Page:
+    """Tell at once what is missing up to the tail, so that no cut can hide it.
+
+    Nothing at or below the cursor is left, so what is left is all behind it. Not if the
+    newest entry is gone: the page that ends the replay would have no end to stand at.
+    """
+    lost = info.added - info.length - seq
+    if lost < 0:
+        return Reset()
+    page = _defer(anchor, ids)
+    place = _room_in(anchor.cursor, ids)
+    if not lost or place == len(ids) or info.max_deleted == info.last:
+        return page
+    at = Position(id_before(ids[place]))
+    tail = Position(info.last, info.added)
+    gap = Gap(at, Position(anchor.since, seq), tail, lost, exact=True)
+    later = page.anchor
+    told = Anchor(later.cursor, seq, later.since, later.delivered, lost)
+    return Page([(place, gap)], page.seqs, told)
 
 
 def _settle_unknown(
@@ -312,7 +342,8 @@ def _defer(anchor: Anchor, ids: Sequence[StreamId]) -> Page:
     if not ids:
         return Page([], [], anchor)
     count = len(ids)
-    after = Anchor(ids[-1], anchor.seq, anchor.since, anchor.delivered + count)
+    delivered = anchor.delivered + count
+    after = Anchor(ids[-1], anchor.seq, anchor.since, delivered, anchor.announced)
     return Page([], [0] * count, after)
 
 
@@ -330,7 +361,27 @@ def _late_gap(
     """A gap somewhere behind ``anchor.since``, found at the tail."""
     tail = Position(info.last, info.added)
     after = Position(anchor.since, anchor.seq)
-    # Behind the entries, which have no ordinals: whoever stands at one of them, with
-    # its id alone, has not been told of the loss yet.
-    gap = Gap(tail, after, tail, lost, lost is not None)
-    return Page([(len(ids), gap)], [0] * len(ids), Anchor.at(tail))
+    exact = lost is not None
+    seqs = [0] * len(ids)
+    place = _room_in(anchor.cursor, ids)
+    if ids and ids[-1] == tail.id and place < len(ids):
+        seqs[-1] = info.added
+        at = Position(id_before(ids[place]))
+    else:
+        place, at = len(ids), tail
+    gap = Gap(at, after, tail, lost, exact)
+    return Page([(place, gap)], seqs, Anchor.at(tail))
+
+
+def _room_in(cursor: StreamId, ids: Sequence[StreamId]) -> int:
+    """Index of the first entry with room for another id before it.
+
+    Between neighbours without room nothing can be missing, and a gap there would stand
+    at the id of an entry: whoever has read that far could not tell them apart.
+    """
+    before = cursor
+    for index, stream_id in enumerate(ids):
+        if id_before(stream_id) > before:
+            return index
+        before = stream_id
+    return len(ids)

@@ -43,6 +43,8 @@ log = structlog.get_logger(__name__)
 
 TURN_SUBSCRIPTIONS = 64
 TURN_BYTES = 1024 * 1024
+ASK_AGAIN_S = 1.0
+"""How long a position may be ahead of the tip before Redis is asked about it again."""
 
 
 class Catchup:
@@ -254,10 +256,18 @@ class Catchup:
         if sub.position.id == channel.tip.id:
             self._go_live(sub)
         elif sub.checked:
-            channel.ahead[sub] = None  # The tip will come; then it is woken.
+            # The tip will come; then it is woken. Or the stream goes before that.
+            channel.ahead[sub] = None
+            self._loop.call_later(ASK_AGAIN_S, self._ask_again, sub)
         else:
             # Only the primary can say whether the position is of another history.
             self._asking.ask(sub, self._archive.info(channel.session), self._take_info)
+
+    def _ask_again(self, sub: Subscription) -> None:
+        if sub in sub.channel.ahead:
+            del sub.channel.ahead[sub]
+            sub.checked = False
+            self.wake(sub)
 
     def _go_live(self, sub: Subscription) -> None:
         if not sub.announced:

@@ -16,7 +16,7 @@ from broker.reader.chain import Chains
 from broker.reader.opening import Openings
 from broker.reader.pump import Pump
 from broker.reader.source import READER_ROW, Source
-from broker.reader.watches import Watches
+from broker.reader.watches import Watched, Watches
 from broker.ring import board as b
 from broker.ring.doorbell import Doorbell
 from broker.ring.records import seq_word
@@ -152,6 +152,12 @@ class Rig:
         self.follower.check()
         if self._running is not None and self._running.done():
             self._running.result()
+
+    def watched(self, session: str) -> Watched:
+        """What the reader knows of a session that it watches."""
+        found = self.watches.get(session)
+        assert found is not None
+        return found
 
     def ask(
         self,

@@ -9,10 +9,10 @@ import time
 import pytest
 
 from broker.metrics import catalog
+from broker.model import Position
 from broker.reader.pump import Pump
 from broker.reader.watches import Batch
 from broker.ring import board as b
-from broker.store.connection import Connection
 from broker.store.embedded import EmbeddedServer
 from tests.integration.reader.follower import Chain
 from tests.integration.reader.publisher import Publisher, key
@@ -81,7 +81,7 @@ class LatePump(Pump):
 async def test_reader_that_cleans_too_late_loses_wake_ups(
     server: EmbeddedServer, publishers: list[Publisher], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The test above can fail: without the order of rule one it would."""
+    """The test above can fail: were the order the other way round, it would."""
     monkeypatch.setattr("tests.integration.reader.rig.Pump", LatePump)
     async with Rig(server.url) as rig:
         chains = {session: await rig.watch(session) for session in SESSIONS}
@@ -136,17 +136,17 @@ async def test_swapped_database_is_found_by_the_sweep(
     server: EmbeddedServer, publisher: Publisher
 ) -> None:
     """SWAPDB never rings, so the find counts as missed by the doorbell."""
-    other = await Connection.open(server.url[:-1] + "1", client_name="test")
+    other = await Publisher.connect(server.url[:-1] + "1")
+    await other.publish("s", 3)
     async with Rig(server.url, sweep_s=0.5) as rig:
         chain = await rig.watch("s")
-        other_publisher = Publisher(other)
-        await other_publisher.publish("s", 3)
+        await rig.until(lambda: rig.watched("s").reads > 0)
         await publisher.connection.call("SWAPDB", 0, 1)
         await rig.until(lambda: len(chain.ids) == 3)
 
-        other_publisher.check("s", chain)
+        other.check("s", chain)
         assert rig.count(catalog.DOORBELL_MISSED.slot) == 3
-        await publisher.connection.call("SWAPDB", 0, 1)
+    await publisher.connection.call("SWAPDB", 0, 1)
     other.close()
 
 
@@ -205,3 +205,30 @@ async def test_full_tracking_table_refuses_new_sessions(
 
     assert answer.refused is not None
     assert answer.refused.reason == "overloaded"
+
+
+async def test_full_tracking_table_takes_back_what_was_watched_before(
+    server: EmbeddedServer, publisher: Publisher
+) -> None:
+    """A reader that was restarted must not refuse the sessions of its predecessor."""
+    setting = "tracking-table-max-keys"
+    sessions = SESSIONS[:20]
+    async with Rig(server.url) as rig:
+        await publisher.publish_to_all(sessions)
+        for session in sessions:
+            await rig.watch(session)
+        await publisher.connection.call("CONFIG", "SET", setting, 21)
+        try:
+            await rig.restart()
+            await rig.until(lambda: rig.on_board(b.WATCHES_REFUSED) == 1)
+            chains = {}
+            for session in sessions:
+                have = Position(publisher.ever[session][0], 1)
+                chains[session] = await rig.watch(session, have=have)
+            await publisher.publish_to_all(sessions)
+            await rig.until(lambda: all(len(one.ids) == 1 for one in chains.values()))
+        finally:
+            await publisher.connection.call("CONFIG", "SET", setting, 1_000_000)
+
+        for session, chain in chains.items():
+            publisher.check(session, chain)

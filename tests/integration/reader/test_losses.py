@@ -57,6 +57,7 @@ async def test_stream_that_is_trimmed_to_nothing_is_announced(
     await publisher.publish("s", 7, b"1", ("XTRIM", key("s"), "MAXLEN", "=", 0))
     await rig.until(lambda: publisher.is_told("s", chain))
     (hole,) = chain.holes
+    assert rig.watched("s").empty_rings == 0
     await publisher.publish("s", 1)
     await rig.until(lambda: len(chain.ids) == 1)
 

@@ -169,8 +169,8 @@ def test_loss_in_the_middle_of_a_stream_is_announced_before_its_tail() -> None:
     assert page.seqs == [6, 7]
 
 
-def test_deleted_entries_are_counted_when_the_tail_is_reached() -> None:
-    """After XDEL nothing is announced and no ordinal is sent before the tail."""
+def test_deleted_entries_are_announced_before_any_page_that_may_lack_them() -> None:
+    """After XDEL the count stands in front; no ordinal is sent before the tail."""
     stream = stream_of(6)
     stream.delete(3)
     start = Anchor.at(Position(FIRST_ID, 0))
@@ -179,10 +179,16 @@ def test_deleted_entries_are_counted_when_the_tail_is_reached() -> None:
     assert isinstance(first, Page)
     second = settle(first.anchor, stream.ids[2:], False, stream.info())
 
-    assert (first.gaps, first.seqs) == ([], [0, 0])
     tail = Position((1006, 0), 6)
-    gap = Gap(at=tail, after=Position(FIRST_ID, 0), next=tail, lost=1, exact=True)
-    assert second == Page([(3, gap)], [0, 0, 0], Anchor.at(Position((1006, 0), 6)))
+    gap = Gap(
+        at=Position((1000, 2**64 - 1)),
+        after=Position(FIRST_ID, 0),
+        next=tail,
+        lost=1,
+        exact=True,
+    )
+    assert (first.gaps, first.seqs) == ([(0, gap)], [0, 0])
+    assert second == Page([], [0, 0, 6], Anchor.at(tail))
 
 
 def test_deleted_tail_is_announced_behind_the_last_entry() -> None:

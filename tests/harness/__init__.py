@@ -1,0 +1,1 @@
+"""The tests' own tools: real servers, strict clients, and the accounting recorder."""

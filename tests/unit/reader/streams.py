@@ -1,0 +1,32 @@
+"""Streams in a reader's set of watches, without Redis."""
+
+from __future__ import annotations
+
+from broker.reader.watches import Batch, Watched, Watches
+
+
+def opened(watches: Watches, session: str, mean_bytes: int = 0) -> Watched:
+    """A stream whose channel is open; with *mean_bytes* it has been read, too."""
+    watched = watches.add(session)
+    watched.channel = len(watches)
+    if mean_bytes:
+        watched.learn_size(1, mean_bytes)
+    return watched
+
+
+def rung(watches: Watches, *sessions: Watched) -> list[Watched]:
+    for watched in sessions:
+        watches.ring(watched.key)
+    return list(sessions)
+
+
+def take(watches: Watches) -> Batch:
+    batch = watches.take()
+    assert batch is not None
+    return batch
+
+
+def read_empty(watches: Watches, watched: Watched) -> None:
+    """Read a stream that has rung and bring nothing."""
+    assert take(watches).watched == [watched]
+    watches.note_empty(watched)

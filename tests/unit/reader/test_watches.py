@@ -1,0 +1,293 @@
+"""Which streams are read, when, and for whom."""
+
+from __future__ import annotations
+
+from broker.reader.watches import REST_S, Watches
+from broker.ring.requests import Watch
+from broker.store.loss import Anchor
+from tests.unit.reader.conftest import LINGER_S, SWEEP_S, Clock
+from tests.unit.reader.streams import opened, read_empty, rung, take
+
+
+class TestDirty:
+    def test_rung_stream_is_taken_once(self, watches: Watches) -> None:
+        """One ring is one read."""
+        watched = opened(watches, "a")
+        opened(watches, "b")
+        rung(watches, watched)
+
+        assert watches.work
+        assert take(watches).watched == [watched]
+        assert watches.take() is None
+        assert not watches.work
+
+    def test_ring_while_the_reply_is_on_its_way_counts(self, watches: Watches) -> None:
+        """The key left the set before its read was sent, so the ring is not lost."""
+        watched = opened(watches, "a")
+        rung(watches, watched)
+        take(watches)
+        rung(watches, watched)
+
+        assert watches.is_dirty(watched)
+        assert take(watches).watched == [watched]
+
+    def test_failed_read_is_repeated(self, watches: Watches) -> None:
+        """An error spends the bell as an answer does."""
+        streams = rung(watches, opened(watches, "a"), opened(watches, "b"))
+        watches.put_back(take(watches).watched)
+
+        assert take(watches).watched == streams
+
+    def test_forgotten_stream_is_not_put_back(self, watches: Watches) -> None:
+        """Its watch has ended while the reply was on its way."""
+        watched = opened(watches, "a")
+        rung(watches, watched)
+        batch = take(watches)
+        watches.remove(watched)
+        again = opened(watches, "a")
+        watches.put_back(batch.watched)
+
+        assert not watches.is_current(watched)
+        assert watches.is_current(again)
+        assert watches.take() is None
+
+    def test_ring_of_a_stranger_is_nothing(self, watches: Watches) -> None:
+        """Redis rings for other names and databases as well."""
+        watches.ring(b"events:unknown")
+        watches.ring(b"")
+
+        assert not watches.work
+
+    def test_what_moved_last_is_read_first_after_an_outage(
+        self, watches: Watches, clock: Clock
+    ) -> None:
+        """The others have probably nothing."""
+        streams = [opened(watches, name) for name in "abc"]
+        for watched in (streams[1], streams[0], streams[2]):
+            clock.now += 1
+            rung(watches, watched)
+        take(watches)
+        watches.mark_all_dirty()
+
+        order = [streams[2], streams[0], streams[1]]
+        assert take(watches).watched == order
+
+    def test_stream_without_a_channel_is_not_read(self, watches: Watches) -> None:
+        """Before its XINFO nobody knows from where."""
+        watches.add("a")
+        watches.mark_all_dirty()
+        watches.start_sweep()
+
+        assert watches.take() is None
+
+
+class TestSweep:
+    def test_sweep_reads_what_never_rang(self, watches: Watches) -> None:
+        """Some changes do not ring."""
+        watched = opened(watches, "a")
+        watches.start_sweep()
+
+        assert take(watches).watched == [watched]
+        assert watched.swept
+
+    def test_rung_stream_is_no_find_of_the_sweep(self, watches: Watches) -> None:
+        """What the doorbell has told is read because of that."""
+        watched = opened(watches, "a")
+        rung(watches, watched)
+        watches.start_sweep()
+        take(watches)
+
+        assert not watched.swept
+        assert watches.take() is None
+
+    def test_sweep_goes_on_although_something_always_rings(
+        self, watches: Watches
+    ) -> None:
+        """A busy stream cannot keep the others from being looked at."""
+        busy, idle = opened(watches, "busy"), opened(watches, "idle")
+        watches.start_sweep()
+        seen = []
+        for _ in range(8):
+            rung(watches, busy)
+            seen += take(watches).watched
+
+        assert idle in seen
+        assert seen.count(busy) >= 6
+
+    def test_ring_during_a_rest_is_no_miss_of_the_doorbell(
+        self, watches: Watches, clock: Clock
+    ) -> None:
+        """The sweep comes first to a resting stream, but the bell did ring."""
+        watched = opened(watches, "a")
+        for _ in range(2):
+            rung(watches, watched)
+            read_empty(watches, watched)
+        rung(watches, watched)
+        watches.start_sweep()
+        take(watches)
+
+        assert watched.swept
+        assert watches.is_dirty(watched)
+
+
+class TestRest:
+    def test_second_empty_ring_within_a_second_makes_rest(
+        self, watches: Watches, clock: Clock
+    ) -> None:
+        """A full tracking table rings without end, although nobody writes."""
+        watched = opened(watches, "a")
+        for _ in range(2):
+            rung(watches, watched)
+            read_empty(watches, watched)
+        rung(watches, watched)
+        clock.now += REST_S - 0.01
+        watches.wake_rested()
+        resting = watches.take()
+        clock.now += 0.02
+        watches.wake_rested()
+
+        assert resting is None
+        assert take(watches).watched == [watched]
+
+    def test_empty_rings_far_apart_are_nothing(
+        self, watches: Watches, clock: Clock
+    ) -> None:
+        """An EXPIRE now and then is no reason to hear the stream late."""
+        watched = opened(watches, "a")
+        for _ in range(5):
+            clock.now += 1.5
+            rung(watches, watched)
+            read_empty(watches, watched)
+
+        assert rung(watches, watched) == take(watches).watched
+
+    def test_rest_doubles_up_to_the_sweep(self, watches: Watches, clock: Clock) -> None:
+        """A key that rings empty for ever costs one read per sweep in the end."""
+        watched = opened(watches, "a")
+        rung(watches, watched)
+        read_empty(watches, watched)
+        rests = []
+        for _ in range(8):
+            rung(watches, watched)
+            began = clock.now
+            while not watches.work:
+                clock.now += 0.25
+                watches.wake_rested()
+            rests.append(clock.now - began)
+            read_empty(watches, watched)
+
+        assert rests == [0, 1, 2, 4, 8, SWEEP_S, SWEEP_S, SWEEP_S]
+
+    def test_rest_begins_anew_after_a_calm_time(
+        self, watches: Watches, clock: Clock
+    ) -> None:
+        """What was long ago does not lengthen the next rest."""
+        watched = opened(watches, "a")
+        for _ in range(5):
+            rung(watches, watched)
+            clock.now = max(clock.now, watched.rest_until)
+            watches.wake_rested()
+            read_empty(watches, watched)
+        clock.now = watched.rest_until + 5
+        rung(watches, watched)
+        read_empty(watches, watched)
+
+        assert watched.empty_rings == 1
+        assert watched.rest_until < clock.now
+
+    def test_no_ring_is_lost_by_a_rest(self, watches: Watches, clock: Clock) -> None:
+        """It is read late, not never."""
+        watched = opened(watches, "a")
+        for _ in range(2):
+            rung(watches, watched)
+            read_empty(watches, watched)
+        rung(watches, watched)
+        clock.now += SWEEP_S
+        watches.wake_rested()
+
+        assert watches.is_dirty(watched)
+
+
+class TestWorkers:
+    def test_last_worker_that_leaves_starts_the_linger(
+        self, watches: Watches, clock: Clock
+    ) -> None:
+        """A page reload does not cost a new channel."""
+        watched = opened(watches, "a")
+        watched.workers |= {1, 2}
+        watches.leave(watched, 1)
+        watches.leave(watched, 2)
+        clock.now += LINGER_S - 1
+        watches.forget_idle()
+        lingering = watches.get("a")
+        clock.now += 2
+        watches.forget_idle()
+
+        assert lingering is watched
+        assert watches.get("a") is None
+        assert not watches.is_current(watched)
+
+    def test_stream_that_somebody_needs_stays(
+        self, watches: Watches, clock: Clock
+    ) -> None:
+        """However long nothing happens in it."""
+        watched = opened(watches, "a")
+        watched.workers |= {1, 2}
+        watches.leave(watched, 1)
+        clock.now += 10 * LINGER_S
+        watches.forget_idle()
+
+        assert watches.get("a") is watched
+
+    def test_second_leave_does_not_lengthen_the_linger(
+        self, watches: Watches, clock: Clock
+    ) -> None:
+        """A worker that says it twice is heard once."""
+        watched = opened(watches, "a")
+        watched.workers.add(1)
+        watches.leave(watched, 1)
+        clock.now += LINGER_S / 2
+        watches.leave(watched, 1)
+        clock.now += LINGER_S / 2
+        watches.forget_idle()
+
+        assert watches.get("a") is None
+
+    def test_dropped_worker_leaves_everything(self, watches: Watches) -> None:
+        """Its watches and the answers that it waits for; the others' stay."""
+        shared, own = opened(watches, "shared"), opened(watches, "own")
+        shared.workers |= {1, 2}
+        own.workers.add(1)
+        request = Watch(1, "shared")
+        shared.waiting = [(1, request), (2, request)]
+        watches.drop_worker(1)
+
+        assert shared.workers == {2}
+        assert shared.waiting == [(2, request)]
+        assert shared.idle_since is None
+        assert own.idle_since is not None
+
+    def test_forgotten_stream_leaves_no_trace(
+        self, watches: Watches, clock: Clock
+    ) -> None:
+        """Neither in the sets of work nor by its name."""
+        watched = opened(watches, "a")
+        watches.start_sweep()
+        rung(watches, watched)
+        watches.opening[watched] = None
+        watches.remove(watched)
+
+        assert len(watches) == 0
+        assert not watches.work
+        assert list(watches) == []
+
+
+def test_position_has_an_ordinal_only_while_it_is_exact(watches: Watches) -> None:
+    """While the counting is put off nobody knows it."""
+    watched = opened(watches, "a")
+    watched.anchor = Anchor((5, 0), 7, (5, 0), 0)
+    exact = watched.position
+    watched.anchor = Anchor((6, 0), 7, (5, 0), 1)
+
+    assert (exact.id, exact.seq) == ((5, 0), 7)
+    assert (watched.position.id, watched.position.seq) == ((6, 0), None)

@@ -1,0 +1,296 @@
+"""A Redis of streams in memory, answering command by command as the real one does.
+
+Commands wait on their connection until the schedule has the server execute them, and
+replies and pushes wait, in one order, until the schedule has the client receive them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from hiredis import ReplyError
+
+from broker.errors import StoreUnavailable
+from broker.model import FIRST_ID, LAST_ID, StreamId, id_before, parse_stream_id
+from broker.store.replies import store_error
+
+INCARNATION_MS = 1_000_000
+INCARNATIONS_MAX = 40
+
+Fields = list[bytes]
+
+
+class Incarnation:
+    """One life of a key: everything that was ever added, and what is left of it.
+
+    Each life has ids below those of the lives before, so a position of a former life
+    is never mistaken for one of this: that much of a reset a broker can always see.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.base_ms = (INCARNATIONS_MAX - number) * INCARNATION_MS
+        self.ids: list[StreamId] = []
+        self.fields: list[Fields] = []
+        self.first = 0
+        """How many were trimmed."""
+        self.deleted: set[int] = set()
+        """Ordinals that were deleted from the middle."""
+        self.max_deleted = FIRST_ID
+
+    def add(self, fields: Fields) -> StreamId:
+        count = len(self.ids)
+        new = (self.base_ms + 1 + count // 2, count % 2)
+        self.ids.append(new)
+        self.fields.append(fields)
+        return new
+
+    def left(self) -> list[int]:
+        """The ordinals of the entries that are still there."""
+        every = range(self.first + 1, len(self.ids) + 1)
+        if not self.deleted:
+            return list(every)
+        return [number for number in every if number not in self.deleted]
+
+    def ordinal(self, stream_id: StreamId) -> int:
+        """How many entries were added up to and including *stream_id*."""
+        return bisect_right(self.ids, stream_id)
+
+    def range(self, low: StreamId, high: StreamId, count: int) -> list[list[Any]]:
+        begin, end = self.ordinal(id_before(low)), self.ordinal(high)
+        if low == FIRST_ID:
+            begin = 0
+        chosen = []
+        for number in range(max(begin, self.first) + 1, end + 1):
+            if number not in self.deleted:
+                chosen.append(self.entry(number))
+                if len(chosen) == count:
+                    break
+        return chosen
+
+    def entry(self, number: int) -> list[Any]:
+        return [b"%d-%d" % self.ids[number - 1], self.fields[number - 1]]
+
+    def info(self) -> dict[bytes, Any]:
+        left = self.left()
+        first = self.entry(left[0]) if left else None
+        last = self.entry(left[-1]) if left else None
+        return {
+            b"length": len(left),
+            b"entries-added": len(self.ids),
+            b"last-generated-id": b"%d-%d" % (self.ids[-1] if self.ids else FIRST_ID),
+            b"recorded-first-entry-id": first[0] if first else b"0-0",
+            b"max-deleted-entry-id": b"%d-%d" % self.max_deleted,
+            b"first-entry": first,
+            b"last-entry": last,
+        }
+
+
+class History:
+    """All lives of one key."""
+
+    def __init__(self) -> None:
+        self.lives = [Incarnation(0)]
+
+    @property
+    def now(self) -> Incarnation:
+        return self.lives[-1]
+
+    def life_of(self, stream_id: StreamId) -> Incarnation | None:
+        """The life that *stream_id* belongs to, None for 0-0."""
+        if stream_id == FIRST_ID:
+            return None
+        return self.lives[INCARNATIONS_MAX - stream_id[0] // INCARNATION_MS]
+
+
+class ModelRedis:
+    """Streams, and the doorbell of ``CLIENT TRACKING``."""
+
+    def __init__(self) -> None:
+        self.keys: dict[bytes, History] = {}
+        self._trackers: dict[bytes, set[ModelConnection]] = {}
+
+    def history(self, key: bytes) -> History:
+        return self.keys.setdefault(key, History())
+
+    def add(self, key: bytes, fields: Fields) -> None:
+        self.history(key).now.add(fields)
+        self.touch(key)
+
+    def trim(self, key: bytes, length: int) -> None:
+        life = self.history(key).now
+        left = life.left()
+        if len(left) > length:
+            life.first = left[len(left) - length - 1]
+            self.touch(key)
+
+    def delete_entry(self, key: bytes, place: int) -> None:
+        life = self.history(key).now
+        left = life.left()
+        if left:
+            number = left[place % len(left)]
+            life.deleted.add(number)
+            life.max_deleted = max(life.max_deleted, life.ids[number - 1])
+            self.touch(key)
+
+    def delete(self, key: bytes) -> None:
+        history = self.history(key)
+        if history.now.ids and len(history.lives) < INCARNATIONS_MAX - 1:
+            history.lives.append(Incarnation(len(history.lives)))
+            self.touch(key)
+
+    def touch(self, key: bytes) -> None:
+        for connection in self._trackers.pop(key, ()):
+            connection.push([b"invalidate", [key]])
+
+    def arm(self, key: bytes, connection: ModelConnection) -> None:
+        if connection.on_push is not None:
+            self._trackers.setdefault(key, set()).add(connection)
+
+    def execute(
+        self, commands: tuple[Any, ...], connection: ModelConnection
+    ) -> list[Any]:
+        replies: list[Any] = []
+        queued: list[Any] | None = None
+        for command in commands:
+            name, *arguments = command
+            if name == b"MULTI":
+                queued = []
+                replies.append(b"OK")
+            elif name == b"EXEC":
+                replies.append(queued)
+            else:
+                handler = getattr(self, "_" + name.decode().lower())
+                reply = handler(connection, *arguments)
+                if queued is None:
+                    replies.append(reply)
+                else:
+                    queued.append(reply)
+                    replies.append(b"QUEUED")
+        return replies
+
+    def _xread(self, connection: ModelConnection, *arguments: Any) -> Any:
+        _word, count, _streams, *rest = arguments
+        half = len(rest) // 2
+        found = {}
+        for key, cursor in zip(rest[:half], rest[half:], strict=True):
+            self.arm(key, connection)
+            entries = self._xrange(connection, key, b"(" + cursor, b"+", b"", count)
+            if entries:
+                found[key] = entries
+        return found or None
+
+    def _xinfo(self, connection: ModelConnection, _word: bytes, key: bytes) -> Any:
+        self.arm(key, connection)
+        life = self.history(key).now
+        return life.info() if life.ids else ReplyError("ERR no such key")
+
+    def _xrange(
+        self,
+        connection: ModelConnection,
+        key: bytes,
+        low: bytes,
+        high: bytes,
+        _word: bytes = b"",
+        count: int = 0,
+    ) -> list[list[Any]]:
+        self.arm(key, connection)
+        return self.history(key).now.range(_low(low), _high(high), count)
+
+    def _xrevrange(
+        self,
+        connection: ModelConnection,
+        key: bytes,
+        high: bytes,
+        low: bytes,
+        _word: bytes,
+        count: int,
+    ) -> list[list[Any]]:
+        return self._xrange(connection, key, low, high)[::-1][:count]
+
+
+class ModelConnection:
+    """A client's connection; what it tracks rings ``on_push``."""
+
+    def __init__(
+        self,
+        redis: ModelRedis,
+        loop: asyncio.AbstractEventLoop,
+        on_push: Callable[[list[Any]], None] | None = None,
+    ) -> None:
+        self._redis = redis
+        self._loop = loop
+        self.on_push = on_push
+        self.closed = False
+        self.waiting: deque[tuple[tuple[Any, ...], asyncio.Future[Any]]] = deque()
+        self.arriving: deque[tuple[asyncio.Future[Any] | None, Any]] = deque()
+
+    def send(self, *commands: Any) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = self._loop.create_future()
+        if self.closed:
+            future.set_exception(StoreUnavailable("the connection is lost"))
+        else:
+            self.waiting.append((commands, future))
+        return future
+
+    async def call(self, *command: Any) -> Any:
+        (reply,) = await self.send(command)
+        if isinstance(reply, ReplyError):
+            raise store_error(reply)
+        return reply
+
+    def push(self, message: list[Any]) -> None:
+        if not self.closed:
+            self.arriving.append((None, message))
+
+    def execute(self) -> bool:
+        """Have the server take the next call."""
+        if not self.waiting:
+            return False
+        commands, future = self.waiting.popleft()
+        self.arriving.append((future, self._redis.execute(commands, self)))
+        return True
+
+    def receive(self) -> bool:
+        """Have the next reply or push arrive."""
+        if not self.arriving:
+            return False
+        future, message = self.arriving.popleft()
+        if future is not None:
+            future.set_result(message)
+        elif self.on_push is not None:
+            self.on_push(message)
+        return True
+
+    def lose(self) -> None:
+        """End: whatever has not arrived never will."""
+        self.closed = True
+        futures = [future for _commands, future in self.waiting]
+        futures += [future for future, _reply in self.arriving if future is not None]
+        self.waiting.clear()
+        self.arriving.clear()
+        for future in futures:
+            future.set_exception(StoreUnavailable("the connection is lost"))
+
+
+def _low(text: bytes) -> StreamId:
+    if text == b"-":
+        return FIRST_ID
+    if text.startswith(b"("):
+        ms, n = parse_stream_id(text[1:])
+        return ms, n + 1
+    return LAST_ID if text == b"+" else parse_stream_id(text)
+
+
+def _high(text: bytes) -> StreamId:
+    if text == b"+":
+        return LAST_ID
+    if text == b"-":
+        return FIRST_ID
+    if text.startswith(b"("):
+        return id_before(parse_stream_id(text[1:]))
+    return parse_stream_id(text)

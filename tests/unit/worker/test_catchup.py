@@ -1,0 +1,248 @@
+"""From somewhere behind to the tip, by ring or by Redis, without a seam."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.disconnect import Disconnect
+from broker.metrics import catalog
+from broker.model import Position
+from broker.protocols.formats import SSE
+from broker.worker.channels import Overflow, Start, StartAt, State
+from tests.unit.worker.parts import SESSION, Bench, Listener
+
+
+def from_position(bench: Bench, ordinal: int, *, seq: bool = True) -> Start:
+    position = bench.stored(ordinal)
+    if not seq:
+        position = Position(position.id)
+    return Start(at=StartAt.POSITION, position=position)
+
+
+def joined(bench: Bench, count: int) -> None:
+    """A stream of *count* entries that the reader has read from its beginning."""
+    bench.publish(count)
+    bench.open()
+    bench.join(0)
+    bench.ring.append_stored(bench, 1, count)
+    bench.turn()
+
+
+def state(listener: Listener) -> State:
+    return listener.subs[SESSION].state
+
+
+def test_a_resume_within_the_ring_costs_redis_nothing(bench: Bench) -> None:
+    """The missing entries, then caught_up, then what happens."""
+    joined(bench, 5)
+    listener = bench.open(from_position(bench, 2))
+    bench.turn()
+    assert listener.story == ["subscribed", 3, 4, 5, "caught_up"]
+    assert listener.last("subscribed")["resume"] == "complete"
+    assert listener.last("caught_up") == {
+        "position": str(bench.stored(5)),
+        "replayed": 3,
+    }
+    assert not bench.worker.store.waiting
+    bench.publish(1)
+    bench.ring.append_stored(bench, 6, 6)
+    bench.turn()
+    assert listener.story[-1] == 6
+
+
+def test_a_resume_below_the_ring_is_read_from_redis(bench: Bench) -> None:
+    """The reader began later; Redis has what came before."""
+    bench.publish(4)
+    listener = bench.open(from_position(bench, 1))
+    cursor = bench.stored(4)
+    bench.ring.join_at(bench.token, cursor)
+    bench.serve()
+    assert listener.story == ["subscribed", 2, 3, 4, "caught_up"]
+    assert bench.worker_values[catalog.RESUMES.slots["complete", "redis"]] >= 1
+
+
+@pytest.mark.parametrize("seq", [True, False])
+def test_what_was_trimmed_is_announced(bench: Bench, *, seq: bool) -> None:
+    """Exactly where the ordinal is known, as unknown where nobody can know."""
+    bench.publish(6)
+    listener = bench.open(from_position(bench, 1, seq=seq))
+    bench.redis.trim(b"events:s1", 2)
+    bench.ring.join_at(bench.token, bench.stored(6))
+    bench.serve()
+    assert listener.story == ["subscribed", "gap", 5, 6, "caught_up"]
+    assert listener.last("subscribed")["resume"] == "gap"
+    assert listener.last("gap")["lost"] == (3 if seq else None)
+    assert listener.last("gap")["exact"] is seq
+
+
+def test_a_position_ahead_of_the_pod_waits(bench: Bench) -> None:
+    """It is no reset: it goes live when the pod has read that far."""
+    joined(bench, 3)
+    bench.publish(2)
+    listener = bench.open(from_position(bench, 5))
+    bench.serve()
+    assert not listener.frames
+    assert state(listener) is State.REPLAYING
+    bench.ring.append_stored(bench, 4, 5)
+    bench.serve()
+    assert listener.story == ["subscribed", "caught_up"]
+    assert state(listener) is State.LIVE
+
+
+def test_an_answer_from_before_does_not_judge_a_newer_position(bench: Bench) -> None:
+    """An XINFO that was asked for another client says nothing about an entry since."""
+    joined(bench, 1)
+    bench.publish(1)
+    first = bench.open(from_position(bench, 2))
+    bench.serve()
+    bench.publish(1)
+    second = bench.open(from_position(bench, 3))
+    bench.serve()
+    bench.ring.append_stored(bench, 2, 3)
+    bench.serve()
+    assert first.story == ["subscribed", 3, "caught_up"]
+    assert second.last("subscribed")["resume"] == "complete"
+
+
+def test_only_redis_decides_a_reset(bench: Bench) -> None:
+    """A position behind the end of the stream is of another one: all from 0."""
+    joined(bench, 3)
+    far = Position((99_000_000, 0), 50)
+    listener = bench.open(Start(at=StartAt.POSITION, position=far))
+    bench.turn()
+    assert not listener.frames
+    bench.serve()
+    assert listener.story == ["subscribed", 1, 2, 3, "caught_up"]
+    assert listener.last("subscribed")["resume"] == "reset"
+    assert listener.last("subscribed")["from"] == "0-0@0"
+
+
+def test_an_answer_about_a_former_stream_is_not_used(bench: Bench) -> None:
+    """After a reset nothing that was read before it may be delivered."""
+    bench.publish(2)
+    bench.open()
+    bench.ring.join_at(bench.token, bench.stored(2))
+    bench.turn()
+    former = bench.open(Start(at=StartAt.RETAINED))
+    bench.serve()
+    assert former.story == ["subscribed", 1, 2, "caught_up"]
+    bench.redis.delete(b"events:s1")
+    bench.publish(1)
+    bench.ring.reset()
+    bench.ring.append_stored(bench, 1, 1)
+    listener = bench.open(Start(at=StartAt.RETAINED))
+    bench.serve()
+    assert [frame.get("id") for frame in listener.frames if "id" in frame] == [
+        str(bench.stored(1))
+    ]
+
+
+def test_everything_retained(bench: Bench) -> None:
+    """``0`` asks for what is there; what was trimmed before is not missed."""
+    bench.publish(4)
+    bench.redis.trim(b"events:s1", 2)
+    listener = bench.open(Start(at=StartAt.RETAINED))
+    bench.ring.join_at(bench.token, bench.stored(4))
+    bench.serve()
+    assert [step for step in listener.story if step != "gap"] == [
+        *("subscribed", 3, 4, "caught_up")
+    ]
+
+
+@pytest.mark.parametrize("cursor", [0, 5])
+def test_the_last_entries(bench: Bench, cursor: int) -> None:
+    """``-2`` asks for two, whether the ring has them or Redis."""
+    bench.publish(5)
+    listener = bench.open(Start(at=StartAt.LAST_N, count=2))
+    if cursor:
+        bench.ring.join_at(bench.token, bench.stored(5))
+    else:
+        bench.ring.append_stored(bench, 1, 5)
+        bench.ring.join_at(bench.token, bench.stored(5))
+    bench.serve()
+    events = [frame for frame in listener.frames if "id" in frame]
+    assert [frame["data"] for frame in events] == [4, 5]
+    assert listener.story[-1] == "caught_up"
+
+
+def test_a_time_is_no_entry(bench: Bench) -> None:
+    """``since`` stands for no entry, so its absence in Redis is no reset."""
+    bench.publish(4)
+    ms, _n = bench.stored(3).id
+    since = Start(at=StartAt.SINCE, position=Position((ms - 1, 2**64 - 1)))
+    listener = bench.open(since)
+    bench.ring.join_at(bench.token, bench.stored(4))
+    bench.serve()
+    assert listener.last("subscribed")["resume"] != "reset"
+    events = [frame["data"] for frame in listener.frames if "id" in frame]
+    assert events == [3, 4]
+
+
+def fall_behind(bench: Bench, overflow: Overflow) -> Listener:
+    """One who is live, then full while five entries come, then drained."""
+    joined(bench, 1)
+    listener = bench.open(overflow=overflow)
+    bench.turn()
+    listener.blocked = True
+    bench.publish(5)
+    bench.ring.append_stored(bench, 2, 6)
+    bench.turn()
+    with bench.worker.loop.running():
+        listener.unblock()
+    bench.serve()
+    return listener
+
+
+def test_a_slow_socket_misses_nothing(bench: Bench) -> None:
+    """``overflow=lag``: it gets everything as soon as it takes it."""
+    listener = fall_behind(bench, Overflow.LAG)
+    assert listener.story == ["subscribed", 2, 3, 4, 5, 6, "caught_up"]
+
+
+def test_a_slow_socket_may_jump_to_the_tip(bench: Bench) -> None:
+    """``overflow=drop``: a gap says how many it leaves out."""
+    listener = fall_behind(bench, Overflow.DROP)
+    assert listener.story == ["subscribed", "gap"]
+    assert (listener.last("gap")["lost"], listener.last("gap")["reason"]) == (
+        *(5, "dropped"),
+    )
+    assert state(listener) is State.LIVE
+
+
+def test_a_slow_socket_may_be_closed(bench: Bench) -> None:
+    """``overflow=close``: with a code that means resume."""
+    listener = fall_behind(bench, Overflow.CLOSE)
+    assert listener.closing is Disconnect.SLOW
+
+
+def test_a_full_socket_is_left_alone(bench: Bench) -> None:
+    """While it takes nothing, nothing is read for it."""
+    joined(bench, 3)
+    listener = bench.open(from_position(bench, 1), blocked=True)
+    bench.turn()
+    assert not listener.frames
+
+
+def test_redis_away_is_waited_for(bench: Bench) -> None:
+    """A replay goes on when the connection is back."""
+    bench.publish(2)
+    listener = bench.open(from_position(bench, 1))
+    bench.ring.join_at(bench.token, bench.stored(2))
+    bench.turn()
+    bench.worker.lose_store()
+    bench.worker.loop.settle()
+    assert not listener.frames
+    bench.clock.advance(1)
+    bench.serve()
+    assert listener.story == ["subscribed", 2, "caught_up"]
+
+
+def test_one_read_serves_all_at_the_same_place(bench: Bench) -> None:
+    """Identical questions are asked once, and answered with the same bytes."""
+    bench.publish(3)
+    many = [bench.open(from_position(bench, 1), wire=SSE) for _ in range(5)]
+    before = bench.worker_values[catalog.REPLAY_READS.slot]
+    bench.ring.join_at(bench.token, bench.stored(3))
+    bench.serve()
+    assert all(each.story == ["subscribed", 2, 3, "caught_up"] for each in many)
+    assert bench.worker_values[catalog.REPLAY_READS.slot] - before <= 2

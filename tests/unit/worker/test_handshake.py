@@ -1,0 +1,102 @@
+"""What a request asks for, or why it is refused."""
+
+from __future__ import annotations
+
+import pytest
+from aiohttp import hdrs, web
+from aiohttp.test_utils import make_mocked_request
+
+from broker.config import load_settings
+from broker.worker.channels import Overflow, Start, StartAt
+from broker.worker.handshake import Refusal, Wanted, check_origin, read_request
+
+
+def read(query: str = "", session: str = "s1", **headers: str) -> Wanted:
+    return read_request(
+        request(query, **headers), session, load_settings({}, env_file=None)
+    )
+
+
+def request(query: str = "", **headers: str) -> web.Request:
+    named = {"Host": "broker.example:8080"} | headers
+    return make_mocked_request(hdrs.METH_GET, f"/v1/ws/s1{query}", headers=named)
+
+
+def test_everything_of_the_query_is_read() -> None:
+    """Session, user, start and overflow."""
+    wanted = read("?user=ann&last_event_id=-5&overflow=drop")
+    assert wanted == Wanted(
+        "s1", "ann", Start(at=StartAt.LAST_N, count=5), Overflow.DROP
+    )
+    assert read() == Wanted("s1", "")
+
+
+@pytest.mark.parametrize(
+    ("query", "session"),
+    [
+        ("", "_probe"),
+        ("", "a b"),
+        ("", "x" * 129),
+        ("?last_event_id=x", "s1"),
+        ("?since=x", "s1"),
+        ("?overflow=x", "s1"),
+        (f"?user={'u' * 257}", "s1"),
+        ("?user=a%0Ab", "s1"),
+        ("?token=secret", "s1"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(query: str, session: str) -> None:
+    """With 400, and without repeating a word of the request."""
+    with pytest.raises(Refusal) as caught:
+        read(query, session)
+    assert caught.value.status == 400
+    assert not caught.value.temporary
+    assert "secret" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("origins", "origin", "allowed"),
+    [
+        ("", None, True),
+        ("", "http://broker.example:8080", True),
+        ("", "https://BROKER.example:8080", True),
+        ("", "http://evil.example", False),
+        ("", "null", False),
+        ("https://app.example", "https://app.example", True),
+        ("https://app.example", "https://APP.example", True),
+        ("https://app.example", "http://app.example", False),
+        ("https://app.example", "http://broker.example:8080", False),
+        ("*", "http://evil.example", True),
+    ],
+)
+def test_pages_of_other_sites_are_refused(
+    origins: str, origin: str | None, *, allowed: bool
+) -> None:
+    """Same host without a list, the list where there is one."""
+    settings = load_settings({"BROKER_ORIGINS": origins}, env_file=None)
+    asked = request(**({"Origin": origin} if origin is not None else {}))
+    if allowed:
+        check_origin(asked, settings)
+    else:
+        with pytest.raises(Refusal) as caught:
+            check_origin(asked, settings)
+        assert caught.value.status == 403
+
+
+@pytest.mark.parametrize(
+    ("reason", "status"),
+    [
+        ("too_many_connections_per_user", 429),
+        ("too_many_connections", 503),
+        ("accept_rate", 503),
+        ("memory", 503),
+        ("unavailable", 503),
+        ("draining", 503),
+    ],
+)
+def test_temporary_refusals_say_when_to_come_back(reason: str, status: int) -> None:
+    """Spread, so that not all come back at once."""
+    refusals = [Refusal(reason) for _ in range(50)]
+    assert {refusal.status for refusal in refusals} == {status}
+    assert all(refusal.temporary for refusal in refusals)
+    assert len({refusal.headers[hdrs.RETRY_AFTER] for refusal in refusals}) > 1
