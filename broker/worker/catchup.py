@@ -29,12 +29,13 @@ from broker.worker.channels import (
     StartAt,
     State,
     Subscription,
+    is_at,
 )
 from broker.worker.hub import Hub
 from broker.worker.pages import (
     PageBuilder,
     build_from_store,
-    page_from_ring,
+    next_page,
 )
 from broker.worker.recent import Newest, Page, Recent
 from broker.worker.states import States
@@ -192,7 +193,7 @@ class Catchup:
             # No entry of this chain: only Redis can say whether it is of this stream.
             self._read_store(sub)
             return 0
-        page = self._ring_page(sub, recent)
+        page = next_page(self._receiver, recent, sub, self._conflates(sub))
         if page is None and at_tip:
             self._reach(sub)
             return 0
@@ -209,25 +210,6 @@ class Catchup:
             recent = Recent(channel.number, channel.last, channel.tip)
             channel.recent = recent
         return recent
-
-    def _ring_page(self, sub: Subscription, recent: Recent) -> Page | None:
-        if not recent.covers(sub.position.id):
-            return None
-        if recent.after(sub.position) == len(recent):
-            return None
-        wire = sub.socket.format
-        conflates = self._conflates(sub)
-        shared = not conflates and sub.hole is None
-        if shared:
-            page = recent.pages.get((wire.index, sub.position))
-            if page is not None:
-                return page
-        newest = recent.newest(self._receiver) if conflates else None
-        builder = PageBuilder(sub.channel, wire, sub.position, newest, sub.hole)
-        page = page_from_ring(self._receiver, recent, builder)
-        if page is not None and shared:
-            recent.keep(wire.index, sub.position, page)
-        return page
 
     def _conflates(self, sub: Subscription) -> bool:
         return sub.overflow is Overflow.LATEST and sub.state is State.LAGGING
@@ -406,13 +388,3 @@ class Catchup:
 
 _RETAINED = Start(at=StartAt.RETAINED)
 _FOUND = Start(at=StartAt.POSITION)
-
-
-def is_at(position: Position, tip: Position) -> bool:
-    """Whether nothing is left to send between *position* and *tip*.
-
-    A position without an ordinal may stand at the id of the tip and before a gap there:
-    the loss among entries that were sent without ordinals.
-    """
-    bare = position.seq is None and tip.seq is not None
-    return position.id > tip.id or (position.id == tip.id and not bare)

@@ -299,3 +299,13 @@ class Channels:
         self.set_number(channel, 0)
         self.by_token.pop(channel.token, None)
         self.by_session.pop(channel.session, None)
+
+
+def is_at(position: Position, tip: Position) -> bool:
+    """Whether nothing is left to send between *position* and *tip*.
+
+    A position without an ordinal may stand at the id of the tip and before a gap there:
+    the loss among entries that were sent without ordinals.
+    """
+    bare = position.seq is None and tip.seq is not None
+    return position.id > tip.id or (position.id == tip.id and not bare)

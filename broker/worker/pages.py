@@ -16,7 +16,7 @@ from broker.ring.records import (
 )
 from broker.store import loss
 from broker.store.streams import EntryPage
-from broker.worker.channels import Channel
+from broker.worker.channels import Channel, Subscription
 from broker.worker.hub import gap_data
 from broker.worker.recent import Hole, Newest, Page, Recent
 
@@ -148,6 +148,31 @@ class PageBuilder:
     def _add(self, data: bytes) -> None:
         self._parts.append(data)
         self.size += len(data)
+
+
+def next_page(
+    receiver: Receiver, recent: Recent, sub: Subscription, conflates: bool
+) -> Page | None:
+    """The next page for a subscription from the ring, shared with others there.
+
+    Returns:
+        None if the ring has nothing for it: see `page_from_ring`.
+    """
+    position = sub.position
+    if not recent.covers(position.id) or recent.after(position) == len(recent):
+        return None
+    wire = sub.socket.format
+    shared = not conflates and sub.hole is None
+    if shared:
+        page = recent.pages.get((wire.index, position))
+        if page is not None:
+            return page
+    newest = recent.newest(receiver) if conflates else None
+    builder = PageBuilder(sub.channel, wire, position, newest, sub.hole)
+    page = page_from_ring(receiver, recent, builder)
+    if page is not None and shared:
+        recent.keep(wire.index, position, page)
+    return page
 
 
 def gap_of(hole: Hole, following: Position) -> GapRecord:

@@ -1,4 +1,6 @@
-"""``python -m tests.fault.ring_writer FD``: fills a ring as fast as it can, for ever.
+"""``python -m tests.fault.ring_writer FD``: fills a ring as fast as it can.
+
+It ends with the process that started it.
 
 Every record says where it is: its payload is its ring position, over and over, so a
 reader can tell its bytes from those of any other record.
@@ -6,6 +8,7 @@ reader can tell its bytes from those of any other record.
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 
@@ -21,11 +24,12 @@ def payload_at(position: int, words: int) -> bytes:
     return position.to_bytes(8, "little") * words
 
 
-def write_for_ever(segment: Segment) -> None:
+def write_while_wanted(segment: Segment) -> None:
     chance = random.Random(1)
     sizes = [chance.randint(1, WORDS_MAX) for _ in range(1000)]
     transmitter = Transmitter(segment)
-    while True:
+    parent = os.getppid()
+    while os.getppid() == parent:
         for words in sizes:
             at = transmitter.tail
             transmitter.append(
@@ -34,4 +38,4 @@ def write_for_ever(segment: Segment) -> None:
 
 
 if __name__ == "__main__":
-    write_for_ever(Segment(int(sys.argv[1])))
+    write_while_wanted(Segment(int(sys.argv[1])))

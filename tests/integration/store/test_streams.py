@@ -221,7 +221,6 @@ async def test_largest_id_there_is_can_be_read_and_read_past(
 ) -> None:
     """The id that closes a stream is legal and ends every range without an error."""
     await add(connection, "a", f"{U64_MAX}-{U64_MAX}")
-    fields = [b"event", b"%d-%d" % LAST_ID]
 
     page = await read_page(connection, b"a", LAST_ID, 5, inclusive_check=False)
     again = await read_page(connection, b"a", LAST_ID, 5, inclusive_check=True)
