@@ -32,7 +32,8 @@ check: $(DEV_READY)
 	$(BIN)/lint-imports --no-logo
 
 bench: $(DEV_READY)
-	$(BIN)/pytest -m bench tests/bench $(ARGS)
+	$(BIN)/python -m tests.bench.bench_protocols
+	$(BIN)/python -m tests.bench.bench_ring
 
 fmt: $(DEV_READY)
 	$(BIN)/ruff check --fix .

@@ -35,11 +35,11 @@ class AdminServer:
         self._status = status
         self._host = host
         self._port = port
-        app = web.Application()
-        app.router.add_get("/healthz", self.handle_healthz)
-        app.router.add_get("/readyz", self.handle_readyz)
-        app.router.add_get("/metrics", self.handle_metrics)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        self.app = web.Application()
+        self.app.router.add_get("/healthz", self.handle_healthz)
+        self.app.router.add_get("/readyz", self.handle_readyz)
+        self.app.router.add_get("/metrics", self.handle_metrics)
+        self._runner = web.AppRunner(self.app, access_log=None, handle_signals=False)
 
     async def start(self) -> int:
         """Listen, and return the port.
