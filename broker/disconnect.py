@@ -31,6 +31,8 @@ class Disconnect(Enum):
     NO_PONG = (4003, "no answer to heartbeats; reconnect and resume")
     OVERLOADED = (4004, "the server sheds load; reconnect later and resume")
 
+    INTERNAL = (4005, "the server failed; reconnect and resume")
+
     # Do not come back with the same request.
     BAD_REQUEST = (4500, "the request is malformed")
     UNAUTHORIZED = (4501, "a valid token is needed")

@@ -53,7 +53,9 @@ def parse_position(text: str) -> Position:
     seq = int(match[3]) if match[3] is not None else None
     if max(ms, n, seq or 0) > U64_MAX:
         raise ValueError("a number of a position is larger than 64 bits")
-    return Position((ms, n), seq)
+    if (ms, n) == FIRST_ID:
+        return START
+    return Position((ms, n), seq or None)
 
 
 def parse_stream_id(raw: bytes) -> StreamId:

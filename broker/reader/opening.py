@@ -13,6 +13,7 @@ from broker.reader.watches import Watched, Watches
 from broker.ring import records, requests
 from broker.store.connection import Connection
 from broker.store.loss import Anchor, StreamInfo, belongs, read_stream_info
+from broker.store.replies import first_error, store_error
 
 OPEN_MAX = 128
 """Channels opened with one write to Redis."""
@@ -99,13 +100,14 @@ class Openings:
             if self._watches.is_current(watched):
                 self._watches.opening.pop(watched, None)
             info_reply = next(replies)
-            present = {
-                index: bool(next(replies))
+            found = {
+                index: next(replies)
                 for index, (_worker, request) in enumerate(waiting[watched])
                 if request.have is not None
             }
             if self._watches.is_current(watched):
                 try:
+                    present = _presence(found)
                     self._open(watched, info_reply, waiting[watched], present)
                 except StoreUnavailable as error:
                     self._watches.opening[watched] = None
@@ -205,3 +207,10 @@ class Openings:
 
 def _nothing() -> None:
     pass
+
+
+def _presence(found: dict[int, object]) -> dict[int, bool]:
+    error = first_error(found.values())
+    if error is not None and isinstance(store_error(error), StoreUnavailable):
+        raise StoreUnavailable(str(error))
+    return {index: bool(entries) for index, entries in found.items()}

@@ -116,6 +116,7 @@ class Source:
                 log.warning("server_changed", was=self._identity.run_id[:8])
                 await self._verify_all(connection)
             self._identity = identity
+            self._board.set(READER_ROW, b.REDIS_IDENTITY, identity.number)
             self._pace.connected(len(self._watches))
             self._recovering = len(self._watches)
             self._watches.mark_all_dirty()

@@ -226,9 +226,15 @@ class Watches:
     def ring(self, key: bytes) -> None:
         """Note that Redis rang for *key*."""
         watched = self._by_key.get(key)
-        if watched is None or watched.quarantined:
+        if watched is None:
             return
         now = time.monotonic()
+        if watched.quarantined:
+            # It may be a stream again; the sweep finds out if this one comes too soon.
+            if now - watched.last_ring >= REST_S:
+                watched.last_ring = now
+                self._dirty[watched] = None
+            return
         if now < watched.rest_until:
             self._resting[watched] = None
             return

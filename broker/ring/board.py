@@ -32,6 +32,9 @@ CONNECTIONS = 8
 REDIS_UP_EVER = 9
 """Reader: 1 once its connection has been in order since the pod started."""
 
+REDIS_IDENTITY = 10
+"""Reader: a number for the server and history that it reads, 0 while it has none."""
+
 # Values of STATE.
 STARTING, READY, DRAINING = 0, 1, 2
 

@@ -281,7 +281,7 @@ class Supervisor:
             return
         if not all(self._health.is_ready(worker.index) for worker in self._workers):
             return
-        if not self._resources.board.get(self._reader.index, b.REDIS_UP):
+        if not self._resources.board.get(self._reader.index, b.REDIS_UP_EVER):
             return
         self._was_ready = True
         self._resources.board.set(self._row, b.STATE, b.READY)
@@ -318,7 +318,7 @@ class Supervisor:
             return
         how: dict[str, object] = {"status": status}
         if status < 0:
-            how = {"signal": signal.Signals(-status).name}
+            how = {"signal": _signal_name(-status)}
         if status == -signal.SIGKILL and not (was_hung or self._is_stopping):
             how["hint"] = "if nobody sent it, memory ran out"
         log.error("child_ended", child=name, pid=pid, **how)
@@ -359,3 +359,10 @@ def _url(host: str, port: int) -> str:
     wildcards = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  not bound here
     shown = wildcards.get(host, f"[{host}]" if ":" in host else host)
     return f"http://{shown}:{port}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # A real-time signal has no name.
+        return str(number)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ from broker.model import StreamId
 from broker.store.connection import Connection
 from broker.store.keys import EventKeys
 from broker.store.loss import StreamInfo
-from broker.store.server import identify
+from broker.store.server import identify, is_master
 from broker.store.streams import Entry, EntryPage, history, read_page, stream_info
 
 log = structlog.get_logger(__name__)
@@ -29,6 +30,9 @@ READS_AT_ONCE = 32
 SHARED_S = 0.5
 """How long an answer serves others with the same question."""
 READ_BYTES_MAX = 512 * 1024
+WALK_BYTES_MAX = 32 * 1024 * 1024
+"""What Redis sends at most to find the last N entries; there may be fewer then."""
+ROLE_CHECK_S = 5.0
 FIRST_COUNT = 10
 COUNT_MAX = 500
 
@@ -51,13 +55,33 @@ class SharedRead:
 
 
 class Archive:
-    """One supervised connection for reads of the past; identical reads are shared."""
+    """One supervised connection for reads of the past; identical reads are shared.
 
-    def __init__(self, url: str, name: str, keys: EventKeys, values: Row) -> None:
+    It must lead to the server that the reader reads. After a failover an old connection
+    may go on answering from a primary that is none any more: its past is another one.
+
+    Args:
+        url: Of the primary.
+        name: For ``CLIENT LIST``.
+        keys: Names of the streams.
+        values: The process's metric row.
+        identity: Number of the server that the reader reads, 0 for not known.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        keys: EventKeys,
+        values: Row,
+        identity: Callable[[], int],
+    ) -> None:
         self._url = url
         self._name = name
         self._keys = keys
         self._values = values
+        self._expected = identity
+        self._identity = 0
         self._connection: Connection | None = None
         self._lost = asyncio.Event()
         self._slots = asyncio.Semaphore(READS_AT_ONCE)
@@ -85,12 +109,20 @@ class Archive:
             self._url, client_name=self._name, on_lost=lambda _: self._lost.set()
         )
         try:
-            await identify(connection)
+            self._identity = (await identify(connection)).number
             self._connection = connection
-            await self._lost.wait()
+            await self._until_lost(connection)
         finally:
             self._connection = None
             connection.close()
+
+    async def _until_lost(self, connection: Connection) -> None:
+        while not self._lost.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ROLE_CHECK_S):
+                    await self._lost.wait()
+            if not self._lost.is_set() and not await is_master(connection):
+                return
 
     def page(
         self, session: str, after: StreamId, count: int, *, check: bool, life: int = 0
@@ -128,10 +160,27 @@ class Archive:
         self, session: str, count: int, *, life: int = 0
     ) -> asyncio.Task[StreamId | None]:
         """The id right before the last *count* entries, None if there are no more."""
-        return self._share(
-            ("last", session, count, life),
-            lambda connection: _before_last(connection, self._keys.key(session), count),
+        key = self._keys.key(session)
+        return self._share_work(
+            ("last", session, count, life), lambda: self._before_last(key, count)
         )
+
+    async def _before_last(self, key: bytes, count: int) -> StreamId | None:
+        # XREVRANGE sends whole entries: bounded steps, as large as their size allows,
+        # each with a place of its own in the queue.
+        before: StreamId | None = None
+        step, left, size = FIRST_COUNT, count + 1, 0
+        while left and size < WALK_BYTES_MAX:
+            asked = min(step, left)
+            async with self._slots:
+                entries = await history(self._use(), key, None, before, asked, True)
+            if len(entries) < asked:
+                return None
+            left -= asked
+            size += sum(len(field) for _id, fields in entries for field in fields)
+            before = entries[-1][0]
+            step = next_count(entries)
+        return before
 
     async def history(
         self,
@@ -151,10 +200,15 @@ class Archive:
         question: tuple[object, ...],
         ask: Callable[[Connection], Awaitable[T]],
     ) -> asyncio.Task[T]:
+        return self._share_work(question, lambda: self._ask(ask))
+
+    def _share_work(
+        self, question: tuple[object, ...], work: Callable[[], Coroutine[Any, Any, T]]
+    ) -> asyncio.Task[T]:
         task = self._shared.get(question)
         if task is None:
             self._values[catalog.REPLAY_READS.slot] += 1
-            task = asyncio.get_running_loop().create_task(self._ask(ask))
+            task = asyncio.get_running_loop().create_task(work())
             self._shared[question] = task
             task.add_done_callback(partial(self._forget_later, question))
         return task
@@ -172,29 +226,17 @@ class Archive:
 
     async def _ask(self, ask: Callable[[Connection], Awaitable[T]]) -> T:
         async with self._slots:
-            return await ask(self._use())
+            answer = await ask(self._use())
+            self._use()  # An answer from the former server is none.
+            return answer
 
     def _use(self) -> Connection:
         if self._connection is None:
             raise StoreUnavailable("no connection to Redis")
+        if self._expected() not in (0, self._identity):
+            self._lost.set()
+            raise StoreUnavailable("the reader reads another server")
         return self._connection
-
-
-async def _before_last(
-    connection: Connection, key: bytes, count: int
-) -> StreamId | None:
-    # XREVRANGE sends whole entries: bounded steps, as large as their size allows.
-    before: StreamId | None = None
-    step, left = FIRST_COUNT, count + 1
-    while left:
-        asked = min(step, left)
-        entries = await history(connection, key, None, before, asked, True)
-        if len(entries) < asked:
-            return None
-        left -= asked
-        before = entries[-1][0]
-        step = next_count(entries)
-    return before
 
 
 def next_count(entries: list[Entry]) -> int:

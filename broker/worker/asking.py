@@ -7,9 +7,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import structlog
+
 from broker.errors import StoreRefused, StoreUnavailable
 from broker.model import Position
 from broker.worker.channels import State, Subscription
+
+log = structlog.get_logger(__name__)
 
 RETRY_S = 0.25
 
@@ -59,10 +63,10 @@ class Asking:
         error = None if task.cancelled() else task.exception()
         if isinstance(error, StoreRefused):
             self._refuse(sub, error.kind.lower())
-        elif task.cancelled() or isinstance(error, StoreUnavailable):
+        elif task.cancelled() or error is not None:
+            if error is not None and not isinstance(error, StoreUnavailable):
+                log.error("archive_failed", exc_info=error)
             self.wait(sub)
-        elif error is not None:
-            raise error
         elif (sub.position, sub.epoch) != question or sub.epoch != sub.channel.epoch:
             self._wake(sub)
         else:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 
 import structlog
 
+from broker.disconnect import Disconnect
 from broker.errors import RingCorrupted
 from broker.metrics import catalog
 from broker.metrics.slots import Row, observe
@@ -144,7 +145,11 @@ class Catchup:
         while self._ready and done < TURN_SUBSCRIPTIONS and size < TURN_BYTES:
             sub = self._ready.popleft()
             sub.waits = False
-            size += self._advance(sub)
+            try:
+                size += self._advance(sub)
+            except Exception:
+                log.exception("catchup_failed", session=sub.channel.session)
+                sub.socket.close(Disconnect.INTERNAL)
             done += 1
         return done
 

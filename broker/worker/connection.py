@@ -257,9 +257,13 @@ class Connection(asyncio.Protocol):
             self._reason = Disconnect.NORMAL
         if self._transport is not None:
             self._transport.close()
+            # Who closes and does not read would hold what is queued for it.
+            asyncio.get_running_loop().call_later(CLOSE_FLUSH_S, self.abort)
 
     def eof_received(self) -> bool:
-        """The client is gone: close the socket."""
+        """The client says no more: nobody reads what is still queued."""
+        if self.buffered_bytes:
+            self.abort()
         return False
 
     def pause_writing(self) -> None:

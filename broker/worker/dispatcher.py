@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 
 import structlog
@@ -11,6 +12,7 @@ from broker.errors import RingCorrupted
 from broker.metrics import catalog
 from broker.metrics.slots import Row
 from broker.model import START
+from broker.process import ExitStatus
 from broker.ring.layout import Kind
 from broker.ring.receiver import Lapped, NewGeneration, Receiver, Record
 from broker.ring.records import (
@@ -30,6 +32,8 @@ from broker.worker.recent import ENTRIES, Recent
 log = structlog.get_logger(__name__)
 
 SLICE_BYTES = 256 * 1024
+ASK_AGAIN_S = 2.0
+"""After a refusal, how long until a channel is asked for again that is still needed."""
 
 Batches = dict[Channel, list[Record]]
 
@@ -74,6 +78,13 @@ class Dispatcher:
 
     def _turn(self) -> None:
         self._scheduled = False
+        try:
+            self._take_turn()
+        except Exception:
+            log.exception("turn_failed")
+            os._exit(ExitStatus.FAILED)
+
+    def _take_turn(self) -> None:
         done = self._hub.do_work()
         if not self._hub.busy:
             done += self._drain()
@@ -228,6 +239,13 @@ class Dispatcher:
             return
         for sub in channel.everybody():
             self._catchup.refuse(sub, refused.reason)
+        if channel.needed:
+            self._loop.call_later(ASK_AGAIN_S, self._ask_again, channel)
+
+    def _ask_again(self, channel: Channel) -> None:
+        known = self._channels.by_session.get(channel.session) is channel
+        if known and not channel.joined and not channel.token:
+            self._link.watch(channel)
 
     # When the ring is lost.
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
@@ -90,8 +92,19 @@ class Wanted:
     overflow: Overflow = Overflow.LAG
 
 
-def read_request(request: web.BaseRequest, session: str, settings: Settings) -> Wanted:
+def read_request(
+    request: web.BaseRequest,
+    session: str,
+    settings: Settings,
+    newer: Mapping[str, str] = MappingProxyType({}),
+) -> Wanted:
     """Read path and query of a request for events.
+
+    Args:
+        request: The request.
+        session: The session of its path, empty for none.
+        settings: The effective settings.
+        newer: Parameters that beat those of the query.
 
     Raises:
         Refusal: Something in it cannot be used.
@@ -102,7 +115,7 @@ def read_request(request: web.BaseRequest, session: str, settings: Settings) -> 
             "a session is a letter or digit and up to 127 of A-Z a-z 0-9 . _ : @ -",
         )
     check_origin(request, settings)
-    query = dict(request.query)
+    query = {**request.query, **newer}
     user = query.get("user", "")
     if len(user.encode("utf-8", "replace")) > USER_BYTES_MAX or not user.isprintable():
         raise Refusal("bad_request", f"user is text of at most {USER_BYTES_MAX} bytes")
@@ -136,6 +149,12 @@ def check_origin(request: web.BaseRequest, settings: Settings) -> None:
     if "*" in allowed or origin.lower() in allowed:
         return
     host = request.headers.get(hdrs.HOST, "")
-    if not allowed and urlsplit(origin).netloc.lower() == host.lower():
-        return
-    raise Refusal("forbidden")
+    if allowed or _host_of(origin) != host.lower():
+        raise Refusal("forbidden")
+
+
+def _host_of(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None

@@ -13,6 +13,7 @@ from broker.protocols import native
 from broker.store.streams import Entry
 from broker.worker.archive import Archive, next_count
 from broker.worker.handshake import Refusal
+from broker.worker.starting import read_number
 
 LIMIT_DEFAULT = 100
 ANSWER_BYTES_MAX = 4 * 1024 * 1024
@@ -98,7 +99,7 @@ class History:
         largest = self._settings.max_replay_entries
         if text is None:
             return min(LIMIT_DEFAULT, largest)
-        limit = int(text) if text.isascii() and text.isdigit() else 0
+        limit = read_number(text)
         if not 0 < limit <= largest:
             raise Refusal("bad_request", f"limit is a number from 1 to {largest}")
         return limit

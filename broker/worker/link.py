@@ -49,14 +49,11 @@ class Link:
     async def run(self) -> None:
         """Keep the connection; never returns."""
         while True:
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
-                sock.connect(self._address)  # Local: it is taken or refused at once.
+                reader, writer = await self._connect()
             except OSError:
-                sock.close()
                 await asyncio.sleep(RETRY_S)
                 continue
-            reader, writer = await asyncio.open_unix_connection(sock=sock)
             self._writer = writer
             self._write(requests.Hello(self._row))
             self.rejoin_all()
@@ -70,6 +67,15 @@ class Link:
                 writer.transport.abort()
             log.warning("reader_lost")
             self._cut_off()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.connect(self._address)  # Local: it is taken or refused at once.
+            return await asyncio.open_unix_connection(sock=sock)
+        except OSError:
+            sock.close()
+            raise
 
     def watch(self, channel: Channel) -> None:
         """Ask for *channel*; without a connection it is asked for with the next one."""

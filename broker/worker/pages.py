@@ -199,6 +199,7 @@ def page_from_ring(
     """
     first = recent.after(builder.position)
     added = 0
+    held: Record | None = None
     event_kind, plain, read = int(Kind.EVENT), builder.plain, receiver.read
     for index, place in enumerate(recent.places(first, PLACES_MAX), first):
         record = read(place)
@@ -209,6 +210,13 @@ def page_from_ring(
             break
         if not added and _overlaps(record, builder.position, recent):
             break
+        if record.kind == Kind.GAP and not record.seq:
+            # No page may end here: the next one would begin with the same gap again.
+            held = record
+            continue
+        if held is not None:
+            _add_record(builder, held)
+            held = None
         if record.kind != event_kind or not plain(record):
             _add_record(builder, record)
         added += 1

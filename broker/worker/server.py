@@ -127,7 +127,7 @@ class Server:
         self._host.welcome(connection, wanted)
         connection.uncork()
         if early:
-            connection.data_received(early)
+            asyncio.get_running_loop().call_soon(connection.data_received, early)
         return HANDED_OVER
 
     def _open_sse(self, request: web.BaseRequest, session: str) -> web.StreamResponse:
@@ -147,11 +147,8 @@ class Server:
     def _read_sse(self, request: web.BaseRequest, session: str) -> Wanted:
         # EventSource repeats the URL it was made with, so its own header is newer.
         last = request.headers.get("Last-Event-ID", "")
-        if last:
-            query = request.rel_url.query.copy()
-            query["last_event_id"] = last
-            request = request.clone(rel_url=request.rel_url.with_query(query))
-        return read_request(request, session, self._settings)
+        newer = {"last_event_id": last} if last else {}
+        return read_request(request, session, self._settings, newer)
 
     def _check_room(self, wanted: Wanted) -> None:
         reason = self._host.refusal(wanted.user, wanted.session)

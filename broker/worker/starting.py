@@ -9,6 +9,8 @@ from broker.entry import is_rfc3339
 from broker.model import U64_MAX, Position, parse_position
 from broker.worker.channels import Overflow, Start, StartAt
 
+DIGITS_MAX = 18
+
 OVERFLOWS = {overflow.name.lower(): overflow for overflow in Overflow}
 
 
@@ -61,10 +63,16 @@ def _text(wanted: Mapping[str, object], name: str) -> str:
 
 
 def _read_count(digits: str, max_entries: int) -> int:
-    count = int(digits) if digits.isascii() and digits.isdigit() else 0
+    count = read_number(digits)
     if not 0 < count <= max_entries:
         raise BadStart(f"last_event_id=-N takes an N from 1 to {max_entries}")
     return count
+
+
+def read_number(digits: str) -> int:
+    """A plain decimal number of at most 18 digits; 0 if it is anything else."""
+    plain = digits.isascii() and digits.isdigit() and len(digits) <= DIGITS_MAX
+    return int(digits) if plain else 0
 
 
 def _read_position(text: str) -> Position:

@@ -69,6 +69,7 @@ class Worker:
             f"broker-worker-{boot.pod}-{boot.index}",
             keys,
             values,
+            lambda: board.get(READER_ROW, b.REDIS_IDENTITY),
         )
         self.history = History(settings, self._archive)
         self.subscriptions = Subscriptions(self._channels, self._limits)

@@ -17,7 +17,9 @@ async def test_connections_to_redis_that_are_cut_lose_nothing(
 ) -> None:
     """A reset of every connection, five times."""
     async with FaultProxy(("127.0.0.1", own_redis.port)) as proxy:
-        broker = start_broker(f"redis://127.0.0.1:{proxy.address[1]}/0")
+        # In a thread: the proxy needs this loop until the broker is ready.
+        url = f"redis://127.0.0.1:{proxy.address[1]}/0"
+        broker = await asyncio.to_thread(start_broker, url)
         broker.allowed.append(EXPECTED)
         async with load(broker, own_redis.url) as running:
             for _ in range(5):
@@ -33,7 +35,9 @@ async def test_connections_to_redis_that_fall_silent_lose_nothing(
 ) -> None:
     """Nobody says that the connection is gone; a deadline must notice."""
     async with FaultProxy(("127.0.0.1", own_redis.port)) as proxy:
-        broker = start_broker(f"redis://127.0.0.1:{proxy.address[1]}/0")
+        # In a thread: the proxy needs this loop until the broker is ready.
+        url = f"redis://127.0.0.1:{proxy.address[1]}/0"
+        broker = await asyncio.to_thread(start_broker, url)
         broker.allowed.append(EXPECTED)
         async with load(broker, own_redis.url) as running:
             await asyncio.sleep(SECONDS / 8)
@@ -51,7 +55,9 @@ async def test_slow_redis_loses_nothing(
     """A store in another region: 40 ms for each packet."""
     async with FaultProxy(("127.0.0.1", own_redis.port)) as proxy:
         proxy.delay_s = 0.02
-        broker = start_broker(f"redis://127.0.0.1:{proxy.address[1]}/0")
+        # In a thread: the proxy needs this loop until the broker is ready.
+        url = f"redis://127.0.0.1:{proxy.address[1]}/0"
+        broker = await asyncio.to_thread(start_broker, url)
         async with load(broker, own_redis.url, seconds=SECONDS / 2) as running:
             pass
         await asyncio.to_thread(broker.stop)

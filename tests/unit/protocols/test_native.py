@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from broker.entry import Event
-from broker.model import U64_MAX, parse_position
+from broker.model import FIRST_ID, START, U64_MAX, parse_position
 from broker.protocols.native import (
     HEARTBEAT,
     BadFrame,
@@ -73,7 +73,8 @@ def test_event_decodes_to_what_was_encoded(ms, n, seq, name, node_id, data):
     )
     frame = json.loads(event_json(b"s1", ms, n, seq, event))
 
-    assert parse_position(frame["id"]) == ((ms, n), seq or None)
+    assert parse_position(frame["id"]).id == (ms, n)
+    assert frame["id"].endswith(f"@{seq}" if seq else f"{ms}-{n}")
     assert frame.get("seq", 0) == seq
     assert (frame["session"], frame["event"], frame["data"]) == ("s1", name, data)
     assert frame.get("node_id", "") == node_id
@@ -82,7 +83,9 @@ def test_event_decodes_to_what_was_encoded(ms, n, seq, name, node_id, data):
 @given(U64, U64, U64)
 def test_position_text_is_a_position(ms, n, seq):
     """What is sent as a position is accepted as one."""
-    assert parse_position(position_text(ms, n, seq).decode()) == ((ms, n), seq or None)
+    read = parse_position(position_text(ms, n, seq).decode())
+
+    assert read == (START if (ms, n) == FIRST_ID else ((ms, n), seq or None))
 
 
 def test_skipped_takes_its_place_in_the_log():

@@ -123,18 +123,24 @@ def test_an_answer_about_a_former_stream_is_not_used(bench: Bench) -> None:
     bench.open()
     bench.ring.join_at(bench.token, bench.stored(2))
     bench.turn()
-    former = bench.open(Start(at=StartAt.RETAINED))
-    bench.serve()
-    assert former.story == ["subscribed", 1, 2, "caught_up"]
+    for _ in range(2):  # The second knows how many entries to ask for.
+        former = bench.open(Start(at=StartAt.RETAINED))
+        bench.serve()
+        assert former.story == ["subscribed", 1, 2, "caught_up"]
     bench.redis.delete(b"events:s1")
     bench.publish(1)
     bench.ring.reset()
     bench.ring.append_stored(bench, 1, 1)
+    bench.turn()
+    bench.ring.flood()
+    bench.turn()
+    bench.ring.number += 1
+    bench.ring.last = 0
+    bench.ring.join_at(bench.token, bench.stored(1))
     listener = bench.open(Start(at=StartAt.RETAINED))
     bench.serve()
-    assert [frame.get("id") for frame in listener.frames if "id" in frame] == [
-        str(bench.stored(1))
-    ]
+    ids = [frame["id"] for frame in listener.frames if "id" in frame]
+    assert ids == [str(bench.stored(1))]
 
 
 def test_everything_retained(bench: Bench) -> None:

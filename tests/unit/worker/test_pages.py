@@ -8,7 +8,7 @@ from broker.entry import Skipped
 from broker.model import Position
 from broker.protocols.formats import NATIVE, SSE, Format
 from broker.ring.layout import Kind
-from broker.ring.records import pack_skipped
+from broker.ring.records import pack_gap, pack_skipped
 from broker.store.loss import Anchor, Reset, StreamInfo
 from broker.store.streams import EntryPage
 from broker.worker.pages import (
@@ -18,7 +18,7 @@ from broker.worker.pages import (
     page_from_ring,
 )
 from broker.worker.recent import Hole, Newest, Page, Recent
-from tests.unit.worker.parts import Ring, at, frames_in, id_of, new_channel
+from tests.unit.worker.parts import Ring, at, frames_in, gap, id_of, new_channel
 
 MAX_EVENT_BYTES = 1000
 
@@ -146,6 +146,21 @@ def test_a_gap_that_begins_before_the_position_is_not_ours(ring: Ring) -> None:
     ring.gap(1, 5)
     ring.event(5)
     assert from_ring(ring, 5, builder(3)) is None
+
+
+def test_no_page_ends_with_a_gap_that_has_no_ordinal(ring: Ring) -> None:
+    """It stands at the id of the entry before it, so the next page would repeat it."""
+    ring.base()
+    ring.event(1)
+    bare = Position(id_of(1))
+    ring.append(Kind.GAP, bare, pack_gap(gap(1, 5)))
+    first = from_ring(ring, 1, builder(0))
+    assert first is not None
+    assert (said(first), first.end) == ([1], at(1))
+    ring.event(5)
+    whole = from_ring(ring, 5, builder(0))
+    assert whole is not None
+    assert names(whole) == ["e", "gap", "e"]
 
 
 def test_a_reference_ends_the_page(ring: Ring) -> None:

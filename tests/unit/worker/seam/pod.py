@@ -237,7 +237,7 @@ class WorkerProcess:
     def _wire(self, shared: Shared, values: Row) -> None:
         receiver = Receiver(shared.segment)
         self.channels = Channels()
-        self.archive = Archive("redis://nowhere", "model", KEYS, values)
+        self.archive = Archive("redis://nowhere", "model", KEYS, values, lambda: 0)
         self.connect_store()
         self.subscriptions = Subscriptions(self.channels, Limits(shared.settings))
         self.dispatcher = Dispatcher(

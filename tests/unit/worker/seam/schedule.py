@@ -102,18 +102,7 @@ class Schedule:
         self._redis.delete_entry(KEYS.key(_session(choice)), choice >> 2)
 
     def _delete(self, choice: int) -> None:
-        session = _session(choice)
-        if not self._is_unseen(session):
-            self._redis.delete(KEYS.key(session))
-
-    def _is_unseen(self, session: str) -> bool:
-        """Whether the reader is at 0-0 and has read nothing of the present life.
-
-        If that life ended now it would leave no trace. Who waits for a position of it
-        is overtaken by what comes, as ids of real streams only rise; here they do not.
-        """
-        watched = self._reader.watches.get(session)
-        return watched is None or watched.anchor.cursor == FIRST_ID
+        self._redis.delete(KEYS.key(_session(choice)))
 
     # The reader.
 
