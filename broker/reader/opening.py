@@ -9,14 +9,14 @@ from broker.metrics import catalog
 from broker.metrics.slots import Row
 from broker.model import START, Position, StreamId, is_session_name
 from broker.reader.chain import Chains
-from broker.reader.watches import Watched, Watches
+from broker.reader.watches import READ_BYTES_MAX, Watched, Watches
 from broker.ring import records, requests
 from broker.store.connection import Connection
 from broker.store.loss import Anchor, StreamInfo, belongs, read_stream_info
 from broker.store.replies import first_error, store_error
 
-OPEN_MAX = 128
-"""Channels opened with one write to Redis."""
+OPEN_MAX, OPEN_FIRST = 128, 8
+"""Channels opened with one write to Redis; each XINFO brings two whole entries."""
 
 
 class Openings:
@@ -34,6 +34,7 @@ class Openings:
         self._chains = chains
         self._values = values
         self._limit = limit
+        self._at_once = OPEN_FIRST
         self.refusing = False
         """Set while Redis' tracking table is too full for further keys."""
         self.on_work: Callable[[], None] = _nothing
@@ -83,7 +84,7 @@ class Openings:
         Raises:
             StoreUnavailable: No connection, or not ready; nothing was forgotten.
         """
-        chosen = list(self._watches.opening)[:OPEN_MAX]
+        chosen = list(self._watches.opening)[: self._at_once]
         if not chosen:
             return 0
         waiting = {watched: list(watched.waiting) for watched in chosen}
@@ -112,6 +113,8 @@ class Openings:
                 except StoreUnavailable as error:
                     self._watches.opening[watched] = None
                     not_ready = error
+        # Large entries make it small at once, small ones large step by step.
+        self._at_once = min(2 * self._at_once, OPEN_MAX)
         self._chains.commit()
         if not_ready is not None:
             raise not_ready
@@ -131,6 +134,8 @@ class Openings:
             return
         if info is not None:
             watched.expect_size(info)
+            room = READ_BYTES_MAX // (2 * max(info.mean_bytes, 1))
+            self._at_once = max(1, min(self._at_once, room))
         for index, item in enumerate(waiting):
             if item not in watched.waiting:
                 continue  # It left while the answer was on its way.
