@@ -6,6 +6,7 @@ standard error.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ import orjson
 import uvloop
 
 from broker import __version__
-from broker.client.tail import Ending, Frame, Tail
+from broker.client.tail import Ending, Frame, NotTaken, Tail
 from broker.config import PREFIX, Settings, load_settings
 from broker.dev import dev_settings, read_state, redis_for, run_dev
 from broker.errors import BrokerError, ConfigError
@@ -144,7 +145,12 @@ def tail(session: str, start: str | None, url: str | None, everything: bool) -> 
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    ending = _run(follower.run())
+    try:
+        ending = _run(follower.run())
+    except NotTaken:
+        # Who reads our output has left, as `head` does. Nobody is there to be told.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return
     click.echo(ending.reason, err=True)
     sys.exit(1)
 

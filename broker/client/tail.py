@@ -43,6 +43,10 @@ class Frame(msgspec.Struct, frozen=True):
     data: msgspec.Raw = msgspec.Raw(b"null")
 
 
+class NotTaken(Exception):
+    """The caller's ``on_frame`` failed with the `OSError` that is the cause of this."""
+
+
 class Ending(msgspec.Struct, frozen=True):
     """How one connection ended.
 
@@ -177,7 +181,11 @@ class Tail:
                 break
             frame = _read_frame(message.data)
             self._note(frame)
-            self._on_frame(frame, message.data)
+            try:
+                self._on_frame(frame, message.data)
+            except OSError as error:
+                # Of the caller's own: not to be taken for the end of the connection.
+                raise NotTaken from error
         code = socket.close_code or ABNORMAL_CLOSURE
         reason = str(message.extra or message.data or "the connection was cut")
         if message.type is aiohttp.WSMsgType.CLOSE:

@@ -261,3 +261,30 @@ async def output_of(line: str, directory: Path, environ: dict[str, str]) -> byte
         if process.returncode is None:
             process.terminate()
         await process.wait()
+
+
+async def test_tail_ends_with_the_reader_of_its_output(
+    broker: BrokerServer, author: Author, session: str
+) -> None:
+    """As in ``broker tail ... | head -2``: it says nothing and does not come back."""
+    await author.publish(session, 5)
+    url = f"http://{broker.public[0]}:{broker.public[1]}"
+    command = (
+        f"{sys.executable} -m broker tail {session} --from 0 --url {url} | head -2"
+    )
+    pipe = await asyncio.create_subprocess_shell(
+        command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(20):
+        feeding = asyncio.create_task(_feed(author, session))
+        out, err = await pipe.communicate()
+    feeding.cancel()
+
+    assert len(out.splitlines()) == 2
+    assert err == b""
+
+
+async def _feed(author: Author, session: str) -> None:
+    while True:
+        await author.publish(session)
+        await asyncio.sleep(0.1)
