@@ -73,7 +73,7 @@ def id_before(stream_id: StreamId) -> StreamId:
 
 
 def is_session_name(text: str) -> bool:
-    """Whether clients may name a session so (DESIGN 2.1).
+    """Whether clients may name a session so.
 
     Names that start with ``_`` belong to the broker itself.
     """

@@ -252,7 +252,7 @@ class Source:
         self._openings.refusing = share > TABLE_FULL
 
     async def _verify_all(self, connection: Connection) -> None:
-        """Ask of every stream whether it still is the one that was read (rule 15)."""
+        """Ask of every stream whether it still is the one that was read."""
         every = [watched for watched in self._watches if watched.channel]
         for part in in_parts(every, VERIFY_ENTRIES):
             commands: list[tuple[bytes | str, ...]] = []
