@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import secrets
 import warnings
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 
+import hypothesis
 import pytest
 import uvloop
 from redis.asyncio import Redis
@@ -19,6 +21,14 @@ from tests.harness.recorder import Recorder
 from tests.harness.redis_server import new_server
 from tests.harness.servers import BrokerServer
 from tests.harness.watcher import MultiWatcher, Watcher
+
+# The same examples on every run of CI: a new one is for a developer to find, and no
+# deadline holds on a busy machine.
+hypothesis.settings.register_profile(
+    "steady", deadline=None, derandomize="CI" in os.environ
+)
+hypothesis.settings.load_profile("steady")
+
 
 FAILED = pytest.StashKey[bool]()
 
