@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
+import signal
 from enum import IntEnum
 
 import msgspec
@@ -74,3 +77,24 @@ def read_boot(lifeline_fd: int) -> Boot:
         received += part
     boot = msgspec.json.decode(received, type=Boot)
     return msgspec.structs.replace(boot, lifeline_fd=lifeline_fd)
+
+
+def watch_for_end(boot: Boot, stop: asyncio.Future[ExitStatus]) -> None:
+    """Resolve *stop* when the supervisor asks for the end, by SIGTERM, or is gone."""
+    loop = asyncio.get_running_loop()
+
+    def end(status: ExitStatus) -> None:
+        if not stop.done():
+            stop.set_result(status)
+
+    def look_at_lifeline() -> None:
+        with contextlib.suppress(BlockingIOError):
+            if not os.read(boot.lifeline_fd, 1):
+                loop.remove_reader(boot.lifeline_fd)
+                end(ExitStatus.ORPHANED)
+
+    os.set_blocking(boot.lifeline_fd, False)
+    loop.add_reader(boot.lifeline_fd, look_at_lifeline)
+    loop.add_signal_handler(signal.SIGTERM, end, ExitStatus.DONE)
+    # A terminal sends it to the whole group; the supervisor decides when we go.
+    loop.add_signal_handler(signal.SIGINT, lambda: None)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import os
-import signal
 import sys
 from typing import Any
 
@@ -17,7 +15,7 @@ from broker.config import Settings
 from broker.errors import ServerUnsuitable
 from broker.logs import configure_logs
 from broker.metrics.slots import Slots
-from broker.process import Boot, ExitStatus, read_boot
+from broker.process import Boot, ExitStatus, read_boot, watch_for_end
 from broker.reader.chain import Chains
 from broker.reader.desk import open_desk
 from broker.reader.opening import Openings
@@ -77,7 +75,7 @@ async def _run(boot: Boot, settings: Settings) -> int:
         segment.size,
     )
     stop: asyncio.Future[ExitStatus] = asyncio.get_running_loop().create_future()
-    _watch_for_end(boot, stop)
+    watch_for_end(boot, stop)
     desk = await open_desk(openings, boot.requests_fd)
     board.set(READER_ROW, b.PID, os.getpid())
     board.set(READER_ROW, b.STATE, b.READY)
@@ -94,26 +92,6 @@ async def _run(boot: Boot, settings: Settings) -> int:
             raise RuntimeError(f"the task {task.get_name()} ended")
         task.cancel()
     return stop.result()
-
-
-def _watch_for_end(boot: Boot, stop: asyncio.Future[ExitStatus]) -> None:
-    loop = asyncio.get_running_loop()
-
-    def end(status: ExitStatus) -> None:
-        if not stop.done():
-            stop.set_result(status)
-
-    def lifeline() -> None:
-        with contextlib.suppress(BlockingIOError):
-            if not os.read(boot.lifeline_fd, 1):
-                loop.remove_reader(boot.lifeline_fd)
-                end(ExitStatus.ORPHANED)
-
-    os.set_blocking(boot.lifeline_fd, False)
-    loop.add_reader(boot.lifeline_fd, lifeline)
-    loop.add_signal_handler(signal.SIGTERM, end, ExitStatus.DONE)
-    # A terminal sends it to the whole group; the supervisor decides when we go.
-    loop.add_signal_handler(signal.SIGINT, lambda: None)
 
 
 async def _beat(board: b.Board, chains: Chains) -> None:

@@ -12,6 +12,7 @@ from broker.metrics import catalog
 from broker.metrics.slots import Row, observe
 from broker.model import StreamId
 from broker.protocols.formats import record_event
+from broker.protocols.timestamps import LAST_MS
 from broker.reader.chain import Chains
 from broker.reader.watches import Batch, Watched, Watches
 from broker.ring import records
@@ -31,12 +32,6 @@ REFERENCE_BYTES = 64 * 1024
 """A larger entry goes into the ring by reference, so one session cannot lap all."""
 
 SKIPS_LOGGED_PER_S = 200
-
-LAST_MS = 253_402_300_799_999
-"""The last millisecond of the year 9999; ids above it are legal but no times."""
-
-NOT_READY = frozenset({"BUSY", "LOADING", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN"})
-"""Errors that say "not now"."""
 
 
 class Pump:
@@ -192,7 +187,7 @@ class Pump:
 
     def _handle_error(self, batch: Batch, error: BatchError) -> None:
         kind = error.kind
-        if kind in NOT_READY:
+        if error.retry:
             self._values[catalog.READ_ERRORS.slots["busy"]] += 1
             self._watches.put_back(batch.watched)
             raise StoreUnavailable(kind)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import os
 import signal
@@ -17,7 +16,7 @@ import uvloop
 from broker.config import Settings
 from broker.logs import configure_logs
 from broker.metrics.slots import Slots
-from broker.process import Boot, ExitStatus, read_boot
+from broker.process import Boot, ExitStatus, read_boot, watch_for_end
 from broker.ring import board as b
 from broker.ring.doorbell import Doorbell
 from broker.ring.receiver import Receiver
@@ -65,7 +64,9 @@ async def _run(boot: Boot, settings: Settings) -> int:
     loop.add_reader(doorbell.fileno(), wake)
     stop: asyncio.Future[ExitStatus] = loop.create_future()
     hurry = asyncio.Event()
-    _watch_for_end(boot, stop, hurry)
+    watch_for_end(boot, stop)
+    # A signal of its own: two of one kind may arrive as one.
+    loop.add_signal_handler(signal.SIGUSR1, hurry.set)
     tasks = worker.start()
     board.set(boot.index, b.PID, os.getpid())
     board.set(boot.index, b.STATE, b.READY)
@@ -93,27 +94,3 @@ def _listen(settings: Settings, port: int) -> socket.socket:
     listening.setblocking(False)
     listening.bind((settings.host, port))
     return listening
-
-
-def _watch_for_end(
-    boot: Boot, stop: asyncio.Future[ExitStatus], hurry: asyncio.Event
-) -> None:
-    loop = asyncio.get_running_loop()
-
-    def end(status: ExitStatus) -> None:
-        if not stop.done():
-            stop.set_result(status)
-
-    def lifeline() -> None:
-        with contextlib.suppress(BlockingIOError):
-            if not os.read(boot.lifeline_fd, 1):
-                loop.remove_reader(boot.lifeline_fd)
-                end(ExitStatus.ORPHANED)
-
-    os.set_blocking(boot.lifeline_fd, False)
-    loop.add_reader(boot.lifeline_fd, lifeline)
-    loop.add_signal_handler(signal.SIGTERM, end, ExitStatus.DONE)
-    # A signal of its own: two of one kind may arrive as one.
-    loop.add_signal_handler(signal.SIGUSR1, hurry.set)
-    # A terminal sends it to the whole group; the supervisor decides when we go.
-    loop.add_signal_handler(signal.SIGINT, lambda: None)
