@@ -164,6 +164,10 @@ def belongs(
         return False
     if position.seq is not None and info.added < position.seq:
         return False
+    removed = info.added - info.length
+    ordinal = position.seq or int(present is False)
+    if info.length and info.first > position.id and removed < ordinal:
+        return False  # More is missing up to there than was ever removed.
     # Neither trimmed nor deleted, so an entry that ever was there still is.
     kept = info.length and info.first <= position.id and info.max_deleted < position.id
     return not (kept and present is False)

@@ -19,7 +19,7 @@ from broker.metrics import catalog
 from broker.metrics.slots import Row, observe
 from broker.model import FIRST_ID, START, Position, StreamId, id_before
 from broker.ring.receiver import Receiver
-from broker.store.loss import Anchor, Reset, StreamInfo
+from broker.store.loss import Anchor, Reset, StreamInfo, belongs
 from broker.worker import notices
 from broker.worker.archive import FIRST_COUNT, Archive, SharedRead, next_count
 from broker.worker.asking import Asking
@@ -161,11 +161,15 @@ class Catchup:
         if sub.socket.blocked:
             return 0  # Its drain wakes it.
         if sub.epoch != channel.epoch:
+            if not sub.announced:
+                # Nobody knows yet of which history its position is.
+                self.begin(sub)
+                return 0
             self._start_over(sub)
         if sub.state is State.LAGGING and sub.overflow is Overflow.DROP:
             self._jump(sub)
             return 0
-        if sub.start.at is StartAt.LAST_N and not sub.announced:
+        if sub.start.at is StartAt.LAST_N and not (sub.announced or sub.checked):
             return self._find_last(sub)
         if sub.anchor is not None and sub.anchor.delivered:
             # What is missing among these entries is counted at the tail only.
@@ -239,16 +243,22 @@ class Catchup:
 
     def _reach(self, sub: Subscription) -> None:
         """The position is the tip, or ahead of what this pod has read."""
-        channel = sub.channel
-        if sub.position.id == channel.tip.id:
-            self._go_live(sub)
+        channel, position = sub.channel, sub.position
+        if position.id == channel.tip.id:
+            if sub.checked or position.seq in (None, channel.tip.seq):
+                self._go_live(sub)
+            else:
+                self._read_store(sub)
         elif sub.checked:
-            # The tip will come; then it is woken. Or the stream goes before that.
-            channel.ahead[sub] = None
-            self._loop.call_later(ASK_AGAIN_S, self._ask_again, sub)
+            self._await_tip(sub)
         else:
             # Only the primary can say whether the position is of another history.
             self._asking.ask(sub, self._archive.info(channel.session), self._take_info)
+
+    def _await_tip(self, sub: Subscription) -> None:
+        """The tip will come; then it is woken. Or the stream goes before that."""
+        sub.channel.ahead[sub] = None
+        self._loop.call_later(ASK_AGAIN_S, self._ask_again, sub)
 
     def _ask_again(self, sub: Subscription) -> None:
         if sub in sub.channel.ahead:
@@ -319,9 +329,8 @@ class Catchup:
         if stream_id is None:
             sub.start = _RETAINED
         else:
-            sub.start = _FOUND
             sub.position = Position(stream_id)
-            sub.checked = True
+        sub.checked = True
         self.wake(sub)
 
     def _read_store(self, sub: Subscription) -> None:
@@ -369,10 +378,15 @@ class Catchup:
         sub.position = Position(after.cursor, None if after.delivered else after.seq)
 
     def _take_info(self, sub: Subscription, info: StreamInfo | None) -> None:
-        if info is None or info.last < sub.position.id:
+        if not belongs(sub.position, info, present=None):
             self._start_over(sub)
-        sub.checked = True
-        self.wake(sub)
+            self.wake(sub)
+        elif sub.position.id > sub.channel.tip.id:
+            # It can be of this stream. Its entry or its place among others will say
+            # more when the tip is there: another history may have gone past it, too.
+            self._await_tip(sub)
+        else:
+            self.wake(sub)
 
     # What the client and the operator see.
 
@@ -392,4 +406,3 @@ class Catchup:
 
 
 _RETAINED = Start(at=StartAt.RETAINED)
-_FOUND = Start(at=StartAt.POSITION)

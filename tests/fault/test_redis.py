@@ -84,20 +84,25 @@ async def test_flush_under_load_resets_and_goes_on(
     redis = start_redis()
     broker = start_broker(redis.url)
     broker.allowed.append(EXPECTED)
-    client: Any = connect(redis.url)
     async with load(broker, redis.url, seconds=SECONDS / 4) as running:
         for _ in range(2):
             await running.publishing
-            await client.flushall()
+            await flush(redis.url)
             for session in SESSIONS:
                 running.recorder.ledger.deleted(session)
             publisher = RatePublisher(
                 redis.url, running.recorder.ledger, SESSIONS, 2000, first=1_000_000
             )
             await publisher.run(SECONDS / 4)
-    await client.aclose()
 
     assert running.lost == 0
+
+
+async def flush(url: str) -> None:
+    """Delete everything."""
+    client: Any = connect(url)
+    await client.flushall()
+    await client.aclose()
 
 
 async def save(url: str) -> None:

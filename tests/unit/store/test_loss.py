@@ -264,6 +264,7 @@ def test_missing_key_before_the_first_entry_is_an_empty_stream() -> None:
 
 
 INFO = StreamInfo(added=5, length=3, last=(50, 0), first=(30, 0), max_deleted=(0, 0))
+WHOLE = StreamInfo(added=3, length=3, last=(50, 0), first=(30, 0), max_deleted=(0, 0))
 
 
 @pytest.mark.parametrize(
@@ -273,6 +274,8 @@ INFO = StreamInfo(added=5, length=3, last=(50, 0), first=(30, 0), max_deleted=(0
         pytest.param(Position((51, 0), 5), INFO, None, id="cursor is ahead"),
         pytest.param(Position((40, 0), 6), INFO, None, id="ordinal is ahead"),
         pytest.param(Position((40, 0), 4), INFO, False, id="entry never was there"),
+        pytest.param(Position((20, 0), 3), INFO, None, id="fewer were removed"),
+        pytest.param(Position((20, 0)), WHOLE, False, id="nothing was removed"),
     ],
 )
 def test_position_of_another_history_is_a_reset(

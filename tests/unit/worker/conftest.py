@@ -45,13 +45,27 @@ def loop(clock: FakeClock) -> Iterator[StepLoop]:
 
 
 @pytest.fixture
-def bench(clock: FakeClock) -> Iterator[Bench]:
+def bench(quiet: None, clock: FakeClock) -> Iterator[Bench]:
     """A whole worker without sockets."""
-    configured = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     made = Bench(clock)
     yield made
     made.close()
+
+
+@pytest.fixture
+def rising(quiet: None, clock: FakeClock) -> Iterator[Bench]:
+    """The same; a stream that is deleted and made anew goes on with higher ids."""
+    made = Bench(clock, rising=True)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """No log."""
+    configured = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    yield
     structlog.configure(**configured)
 
 

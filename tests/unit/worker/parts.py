@@ -197,11 +197,11 @@ class Listener(Client):
 class Bench:
     """One whole worker without sockets, a ring to write into and a Redis to fill."""
 
-    def __init__(self, clock: FakeClock) -> None:
+    def __init__(self, clock: FakeClock, *, rising: bool = False) -> None:
         self.shared = Shared()
         self.clock = clock
         self.ring = Ring(self.shared.segment)
-        self.redis = ModelRedis()
+        self.redis = ModelRedis(rising=rising)
         self.worker = WorkerProcess(1, self.shared, self.redis, clock)
         self.asked: list[requests.Request] = []
         with self.worker.loop.running():

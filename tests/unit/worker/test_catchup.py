@@ -104,6 +104,40 @@ def test_an_answer_from_before_does_not_judge_a_newer_position(bench: Bench) -> 
     assert second.last("subscribed")["resume"] == "complete"
 
 
+@pytest.mark.parametrize("seq", [True, False])
+def test_a_stream_made_anew_past_the_position_is_a_reset(
+    rising: Bench, *, seq: bool
+) -> None:
+    """Its last id alone says nothing; the ordinal does, or the entries before it."""
+    joined(rising, 3)
+    position = from_position(rising, 3, seq=seq)
+    rising.redis.delete(b"events:s1")
+    rising.ring.reset()
+    rising.turn()
+    listener = rising.open(position)
+    rising.publish(4)
+    rising.serve()
+    rising.ring.append_stored(rising, 1, 4)
+    rising.serve()
+    assert sorted(listener.story, key=str) == [1, 2, 3, 4, "caught_up", "subscribed"]
+    assert listener.last("subscribed")["resume"] == "reset"
+
+
+def test_a_position_of_the_new_stream_is_not_reset_with_the_old(rising: Bench) -> None:
+    """Another pod knew of it first; here the news comes while the client waits."""
+    joined(rising, 3)
+    rising.redis.delete(b"events:s1")
+    rising.publish(2)
+    listener = rising.open(from_position(rising, 2))
+    rising.serve()
+    assert not listener.frames
+    rising.ring.reset()
+    rising.ring.append_stored(rising, 1, 2)
+    rising.serve()
+    assert listener.story == ["subscribed", "caught_up"]
+    assert listener.last("subscribed")["resume"] == "complete"
+
+
 def test_only_redis_decides_a_reset(bench: Bench) -> None:
     """A position behind the end of the stream is of another one: all from 0."""
     joined(bench, 3)

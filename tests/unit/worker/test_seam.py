@@ -66,8 +66,8 @@ def seldom_counted(shared: Shared) -> Iterator[None]:
         yield
 
 
-def run(shared: Shared, program: bytes, *, exact: bool) -> None:
-    schedule = Schedule(shared, CLOCK, exact=exact)
+def run(shared: Shared, program: bytes, *, exact: bool, rising: bool = False) -> None:
+    schedule = Schedule(shared, CLOCK, exact=exact, rising=rising)
     try:
         schedule.run(program)
     except BaseException:
@@ -82,6 +82,13 @@ def run(shared: Shared, program: bytes, *, exact: bool) -> None:
 def test_every_sum_closes_under_any_schedule(shared: Shared, program: bytes) -> None:
     """Published = delivered + announced as lost, in order, and all end at the tip."""
     run(shared, program, exact=True)
+
+
+@given(program=PROGRAMS)
+@settings(MANY)
+def test_no_reset_is_missed_where_the_ids_go_on(shared: Shared, program: bytes) -> None:
+    """A stream made anew by the server's clock lies behind every former position."""
+    run(shared, program, exact=True, rising=True)
 
 
 @given(program=PROGRAMS)

@@ -63,7 +63,7 @@ class Account:
         base = life.ordinal(position.id) if life is not None else 0
         self._start_id = position.id
         self._life = life
-        self._base = self._from = base
+        self._base = base
         self._delivered: set[int] = set()
         self._last = base
         self._lost = 0
@@ -102,6 +102,10 @@ class Account:
             return
         if self.start.at is StartAt.POSITION:
             check(position.id == self.start.position.id, f"begins at {position}")
+        if self._history.rising and self.start.at in (StartAt.SINCE, StartAt.LAST_N):
+            # A time and a count are no part of any history.
+            self._begin(None, position, exact=False)
+            return
         life = self._history.life_of(position.id)
         self._begin(life, position, exact=self._asked_for_an_id(position.id))
 
@@ -190,7 +194,7 @@ class Account:
         missing = {
             ordinal
             for ordinal in now.left()
-            if ordinal > self._from
+            if ordinal > now.ordinal(self._start_id)
             and ordinal not in self._delivered
             and not self._may_be_left_out(now.fields[ordinal - 1])
         }

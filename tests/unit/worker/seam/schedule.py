@@ -38,15 +38,18 @@ class Schedule:
         clock: Everybody's.
         exact: Nothing is deleted from the middle of a stream, and the accounts are
             held to the numbers; else to order and completeness alone.
+        rising: A stream that is deleted and made anew goes on with higher ids.
     """
 
-    def __init__(self, shared: Shared, clock: FakeClock, *, exact: bool) -> None:
+    def __init__(
+        self, shared: Shared, clock: FakeClock, *, exact: bool, rising: bool
+    ) -> None:
         self._exact = exact
         shared.clear()
         self.log: list[str] = []
         self._shared = shared
         self._clock = clock
-        self._redis = ModelRedis()
+        self._redis = ModelRedis(rising=rising)
         self._bells: list[Bell] = []
         self._lost: set[WorkerProcess] = set()
         self._pipes: list[Pipe] = []

@@ -25,15 +25,11 @@ Fields = list[bytes]
 
 
 class Incarnation:
-    """One life of a key: everything that was ever added, and what is left of it.
+    """One life of a key: everything that was ever added, and what is left of it."""
 
-    Each life has ids below those of the lives before, so a position of a former life
-    is never mistaken for one of this: that much of a reset a broker can always see.
-    """
-
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, base_ms: int) -> None:
         self.number = number
-        self.base_ms = (INCARNATIONS_MAX - number) * INCARNATION_MS
+        self.base_ms = base_ms
         self.ids: list[StreamId] = []
         self.fields: list[Fields] = []
         self.first = 0
@@ -91,40 +87,63 @@ class Incarnation:
 
 
 class History:
-    """All lives of one key."""
+    """All lives of one key.
 
-    def __init__(self) -> None:
-        self.lives = [Incarnation(0)]
+    Where they sink, each life has ids below those of the lives before, so a position of
+    a former life is never mistaken for one of this: that much of a reset a broker can
+    always see. Where they rise, as with a server's clock, it has only ordinals and the
+    absence of entries to tell by; both are enough while nothing was trimmed.
+    """
+
+    def __init__(self, *, rising: bool) -> None:
+        self.rising = rising
+        self.lives: list[Incarnation] = []
+        self.begin_life()
 
     @property
     def now(self) -> Incarnation:
         return self.lives[-1]
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there are no ids for another life."""
+        return len(self.lives) == INCARNATIONS_MAX - 1
+
+    def begin_life(self) -> None:
+        number = len(self.lives)
+        place = number + 1 if self.rising else INCARNATIONS_MAX - number
+        self.lives.append(Incarnation(number, place * INCARNATION_MS))
+
     def life_of(self, stream_id: StreamId) -> Incarnation | None:
         """The life that *stream_id* belongs to, None for 0-0."""
         if stream_id == FIRST_ID:
             return None
-        return self.lives[INCARNATIONS_MAX - stream_id[0] // INCARNATION_MS]
+        place = stream_id[0] // INCARNATION_MS
+        return self.lives[place - 1 if self.rising else INCARNATIONS_MAX - place]
 
 
 class ModelRedis:
     """Streams, and the doorbell of ``CLIENT TRACKING``."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, rising: bool = False) -> None:
+        self._rising = rising
         self.keys: dict[bytes, History] = {}
         self._trackers: dict[bytes, set[ModelConnection]] = {}
 
     def history(self, key: bytes) -> History:
-        return self.keys.setdefault(key, History())
+        if key not in self.keys:
+            self.keys[key] = History(rising=self._rising)
+        return self.keys[key]
 
     def add(self, key: bytes, fields: Fields) -> None:
         self.history(key).now.add(fields)
         self.touch(key)
 
     def trim(self, key: bytes, length: int) -> None:
-        life = self.history(key).now
-        left = life.left()
-        if len(left) > length:
+        history = self.history(key)
+        life, left = history.now, history.now.left()
+        may_be = not history.rising or len(history.lives) == 1
+        if len(left) > length and may_be:
             life.first = left[len(left) - length - 1]
             self.touch(key)
 
@@ -139,8 +158,8 @@ class ModelRedis:
 
     def delete(self, key: bytes) -> None:
         history = self.history(key)
-        if history.now.ids and len(history.lives) < INCARNATIONS_MAX - 1:
-            history.lives.append(Incarnation(len(history.lives)))
+        if history.now.ids and not history.is_full:
+            history.begin_life()
             self.touch(key)
 
     def touch(self, key: bytes) -> None:
