@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+
+import msgspec
 
 StreamId = tuple[int, int]
 """``(ms, n)`` of a Redis stream id; two unsigned 64-bit numbers, ordered as such."""
@@ -17,7 +18,7 @@ _SESSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}\Z")
 _POSITION = re.compile(r"(\d{1,20})-(\d{1,20})(?:@(\d{1,20}))?\Z", re.ASCII)
 
 
-class Position(NamedTuple):
+class Position(msgspec.Struct, frozen=True, gc=False):
     """A place in one session's stream: everything up to and including ``id``.
 
     Attributes:

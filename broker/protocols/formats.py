@@ -6,7 +6,7 @@ from typing import Final, Protocol
 
 from broker.entry import Event
 from broker.protocols import native, sse, websocket
-from broker.ring.records import EventRecord, unpack_event, unpack_frame
+from broker.ring.records import pack_event, unpack_event, unpack_frame
 
 
 class Format(Protocol):
@@ -108,15 +108,8 @@ SSE: Final[Format] = SseFormat()
 FORMATS: Final = (NATIVE, SSE)
 
 
-def record_event(
-    session: bytes, ms: int, n: int, seq: int, event: Event
-) -> EventRecord:
+def event_payload(session: bytes, ms: int, n: int, seq: int, event: Event) -> bytes:
     """What the reader puts into the ring for an event; *seq* 0 is unknown."""
     json = native.event_json(session, ms, n, seq, event)
     frame = websocket.text_frame(json)
-    return EventRecord(
-        frame=frame,
-        header_bytes=len(frame) - len(json),
-        key=event.key,
-        transient=event.transient,
-    )
+    return pack_event(frame, len(frame) - len(json), event.key, event.transient)

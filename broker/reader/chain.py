@@ -38,7 +38,7 @@ class Chains:
         self.append(watched, Kind.BASE, *base.id, records.seq_word(base.seq), b"")
 
     def append(
-        self, watched: Watched, kind: Kind, ms: int, n: int, seq: int, payload: bytes
+        self, watched: Watched, kind: int, ms: int, n: int, seq: int, payload: bytes
     ) -> None:
         """Add a record to the chain of *watched*; *seq* 0 is not known."""
         watched.last = self._transmitter.append(

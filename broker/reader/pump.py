@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import structlog
 
 from broker.entry import Event, Skipped, read_entry
-from broker.errors import StoreUnavailable
+from broker.errors import StoreError, StoreUnavailable
 from broker.metrics import catalog
 from broker.metrics.slots import Row, observe
-from broker.model import StreamId
-from broker.protocols.formats import record_event
+from broker.protocols.formats import event_payload
 from broker.protocols.timestamps import LAST_MS
 from broker.reader.chain import Chains
 from broker.reader.watches import Batch, Watched, Watches
 from broker.ring import records
 from broker.ring.layout import Kind
 from broker.store.connection import Connection
-from broker.store.loss import NOT_READ, Page, Reset, settle
+from broker.store.loss import NOT_READ, Anchor, Page, Reset, is_next, settle
 from broker.store.streams import (
     BatchError,
+    Entry,
     KeyRead,
     doorbell_read,
     parse_doorbell_reply,
@@ -32,6 +33,8 @@ REFERENCE_BYTES = 64 * 1024
 """A larger entry goes into the ring by reference, so one session cannot lap all."""
 
 SKIPS_LOGGED_PER_S = 200
+
+_EVENT = int(Kind.EVENT)
 
 
 class Pump:
@@ -90,60 +93,75 @@ class Pump:
         for watched, key_read in zip(batch.watched, read, strict=True):
             if not self._watches.is_current(watched):
                 continue
-            if key_read.error is not None:
-                self._quarantine(watched, str(key_read.error))
-                continue
-            if watched.quarantined:
-                watched.swept = False  # Its rings did not count: no fault of the bell.
-            watched.quarantined = watched.alone = False
+            entries, anchor = key_read.entries, watched.anchor
             watched.reads += 1
-            if key_read.entries:
-                oldest_ms = oldest_ms or key_read.entries[0][0][0]
-            self._append(watched, key_read, batch.count)
+            if entries:
+                oldest_ms = oldest_ms or entries[0][0][0]
+            count = len(entries)
+            is_plain = count < batch.count and not watched.alone
+            if is_plain and is_next(anchor, count, key_read.added):
+                seqs = range(key_read.added - count + 1, key_read.added + 1)
+                self._append_entries(watched, entries, seqs)
+                last = entries[-1][0]
+                watched.anchor = Anchor(last, key_read.added, last, 0)
+                watched.empty_rings = 0
+            else:
+                self._append_read(watched, key_read, batch.count)
         if oldest_ms:
             late_s = time.time_ns() / 1e9 - oldest_ms / 1e3
             stage = catalog.STAGE_SECONDS["redis_to_reader"]
             observe(self._values, stage, max(late_s, 0.0))
 
-    def _append(self, watched: Watched, key_read: KeyRead, count: int) -> None:
+    def _append_read(self, watched: Watched, key_read: KeyRead, count: int) -> None:
+        """Whatever is not just the next entries."""
+        try:
+            info = key_read.info()
+        except StoreError as error:
+            self._quarantine(watched, str(error))
+            return
+        if watched.quarantined:
+            watched.swept = False  # Its rings did not count: no fault of the bell.
+        watched.quarantined = watched.alone = False
         entries = key_read.entries
         full = len(entries) >= count
         ids = [entry[0] for entry in entries]
-        outcome = settle(watched.anchor, ids, full, key_read.info)
+        outcome = settle(watched.anchor, ids, full, info)
         if isinstance(outcome, Reset):
             log.warning("stream_reset", session=watched.session)
             self._values[catalog.RESETS.slot] += 1
             self._chains.reset(watched)
             self._watches.mark_dirty(watched)
             return
-        if entries:
-            self._append_entries(watched, entries, outcome)
+        self._append_page(watched, entries, outcome)
         if entries or outcome.gaps:
             watched.empty_rings = 0
         elif not watched.swept:
             self._values[catalog.EMPTY_READS.slot] += 1
             self._watches.note_empty(watched)
-            if key_read.info is NOT_READ:
+            if info is NOT_READ:
                 self._watches.mark_dirty(watched)  # What rang shows in an XINFO only.
-        for gap in outcome.gaps:
-            if gap[0] == len(entries):
-                self._chains.gap(watched, gap[1])
-            self._values[catalog.GAP_ENTRIES.slot] += gap[1].lost or 0
         watched.anchor = outcome.anchor
         if full:
             self._watches.mark_dirty(watched)
 
+    def _append_page(self, watched: Watched, entries: list[Entry], page: Page) -> None:
+        done = 0
+        for place, gap in page.gaps:
+            self._append_entries(watched, entries[done:place], page.seqs[done:place])
+            self._chains.gap(watched, gap)
+            self._values[catalog.GAP_ENTRIES.slot] += gap.lost or 0
+            done = place
+        self._append_entries(watched, entries[done:], page.seqs[done:])
+
     def _append_entries(
-        self, watched: Watched, entries: list[tuple[StreamId, list[bytes]]], page: Page
+        self, watched: Watched, entries: list[Entry], seqs: Sequence[int]
     ) -> None:
+        if not entries:
+            return
         append = self._chains.append
-        gaps = dict(page.gaps)
         size = 0
-        for index, ((ms, n), fields) in enumerate(entries):
-            if index in gaps:
-                self._chains.gap(watched, gaps[index])
+        for ((ms, n), fields), seq in zip(entries, seqs, strict=True):
             size += sum(map(len, fields))
-            seq = page.seqs[index]
             kind, payload = self._encode(watched, ms, n, seq, fields)
             append(watched, kind, ms, n, seq, payload)
         watched.learn_size(len(entries), size)
@@ -155,16 +173,15 @@ class Pump:
 
     def _encode(
         self, watched: Watched, ms: int, n: int, seq: int, fields: list[bytes]
-    ) -> tuple[Kind, bytes]:
+    ) -> tuple[int, bytes]:
         if ms > LAST_MS:
             self._values[catalog.ODD_IDS.slot] += 1
         entry = read_entry(fields, self._max_event_bytes)
         if type(entry) is Event:
-            record = record_event(watched.name, ms, n, seq, entry)
-            payload = records.pack_event(record)
+            payload = event_payload(watched.name, ms, n, seq, entry)
             if len(payload) > REFERENCE_BYTES and not entry.transient:
                 return Kind.REFERENCE, b""
-            return Kind.EVENT, payload
+            return _EVENT, payload
         assert isinstance(entry, Skipped)  # noqa: S101 - narrows for mypy
         self._values[catalog.SKIPPED.slots[entry.reason]] += 1
         self._log_skipped(watched.session, f"{ms}-{n}", entry.reason)

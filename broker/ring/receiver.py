@@ -110,23 +110,23 @@ class Receiver:
         Raises:
             RingCorrupted: A record breaks the layout although it was not lapped.
         """
-        unpack = layout.RECORD.unpack_from
+        unpack, kinds = layout.RECORD.unpack_from, layout.KINDS
         header_bytes, join = layout.RECORD_BYTES, int(layout.Kind.JOIN)
-        end = len(copied)
+        end, largest = len(copied), self._largest
         offset = 0
-        position = self.cursor
+        begin = self.cursor
         while offset + header_bytes <= end:
             word, channel, checksum, ms, n, seq, prev, stamp = unpack(copied, offset)
             length = word >> 8
             kind = word & 0xFF
-            self._check(position, kind, length)
-            if offset + length > end:
+            if length & 7 or not header_bytes <= length <= largest or kind not in kinds:
+                self._check(begin + offset, kind, length)
+            start, here, offset = offset + header_bytes, begin + offset, offset + length
+            if offset > end:
                 return
             if self._checksums:
-                self._verify(position, copied[offset : offset + length], checksum)
-            start, offset = offset + header_bytes, offset + length
-            here, position = position, position + length
-            self.cursor = position
+                self._verify(here, copied[here - begin : offset], checksum)
+            self.cursor = begin + offset
             if channel in wanted or kind >= join:
                 payload = copied[start:offset]
                 yield Record(here, kind, channel, ms, n, seq, prev, stamp, payload)

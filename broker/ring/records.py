@@ -7,7 +7,7 @@ import struct
 import msgspec
 
 from broker.entry import SKIP_REASONS, Skipped
-from broker.model import FIRST_ID, Position, StreamId
+from broker.model import Position
 
 _EVENT = struct.Struct("=BBHI")
 _GAP = struct.Struct("=QQQQQQQBB")
@@ -25,8 +25,9 @@ def seq_word(seq: int | None) -> int:
 
 def position_of(ms: int, n: int, seq: int) -> Position:
     """A position from the words of a record; ordinal 0 is exact only at 0-0."""
-    stream_id: StreamId = (ms, n)
-    return Position(stream_id, seq if seq or stream_id == FIRST_ID else None)
+    if seq:
+        return Position((ms, n), seq)
+    return Position((ms, n), None if ms or n else 0)
 
 
 class EventRecord(msgspec.Struct, frozen=True, gc=False):
@@ -47,11 +48,12 @@ class EventRecord(msgspec.Struct, frozen=True, gc=False):
     transient: bool
 
 
-def pack_event(event: EventRecord) -> bytes:
-    """Payload of an EVENT record; the first byte says whether it is transient."""
-    frame, key = event.frame, event.key
-    fixed = _EVENT.pack(event.transient, event.header_bytes, len(key), len(frame))
-    return fixed + key + frame
+def pack_event(frame: bytes, header_bytes: int, key: bytes, transient: bool) -> bytes:
+    """Payload of an EVENT record, as `EventRecord` describes its parts.
+
+    Its first byte says whether the event is transient.
+    """
+    return _EVENT.pack(transient, header_bytes, len(key), len(frame)) + key + frame
 
 
 def unpack_event(payload: bytes) -> EventRecord:

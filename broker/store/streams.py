@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 from hiredis import ReplyError
 
-from broker.errors import StoreError
 from broker.model import FIRST_ID, LAST_ID, StreamId, parse_stream_id
 from broker.store.connection import Command, Connection
 from broker.store.loss import NOT_READ, Info, StreamInfo, read_stream_info
@@ -40,13 +39,25 @@ class KeyRead(msgspec.Struct, gc=False):
 
     Attributes:
         entries: What comes after the cursor.
-        info: None if there is no such key, `NOT_READ` if it was left out.
-        error: Why the key cannot be read although the read as a whole succeeded.
+        reply: To ``XINFO STREAM``, as it came; `NOT_READ` if it was left out.
     """
 
     entries: list[Entry]
-    info: Info
-    error: ReplyError | None = None
+    reply: Any = NOT_READ
+
+    @property
+    def added(self) -> int:
+        """How many entries were ever added, -1 where the reply does not say."""
+        reply = self.reply
+        return reply.get(b"entries-added", -1) if type(reply) is dict else -1
+
+    def info(self) -> Info:
+        """The ``XINFO``: None if there is no such key, `NOT_READ` if left out.
+
+        Raises:
+            StoreError: The key cannot be read although the read as a whole succeeded.
+        """
+        return NOT_READ if self.reply is NOT_READ else read_stream_info(self.reply)
 
 
 class BatchError(msgspec.Struct, frozen=True):
@@ -95,19 +106,11 @@ def parse_doorbell_reply(
     if found is None:
         found = {}
     if not with_info:
-        return [KeyRead(_entries(found.get(key, ())), NOT_READ) for key in keys]
+        return [KeyRead(_entries(found.get(key, ()))) for key in keys]
     return [
-        _key_read(found.get(key, ()), reply)
+        KeyRead(_entries(found.get(key, ())), reply)
         for key, reply in zip(keys, result[1:], strict=True)
     ]
-
-
-def _key_read(raw: Sequence[Any], info: Any) -> KeyRead:
-    try:
-        return KeyRead(_entries(raw), read_stream_info(info))
-    except StoreError as error:
-        refusal = info if isinstance(info, ReplyError) else ReplyError(str(error))
-        return KeyRead([], NOT_READ, refusal)
 
 
 def _batch_error(reply: ReplyError) -> BatchError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Protocol
 
@@ -43,10 +43,10 @@ def gap_data(gap: GapRecord) -> dict[str, object]:
 
 def encode(channel: Channel, wire: Format, records: list[Record]) -> bytes:
     """The frames of some records in one wire format."""
-    recorded, kind_event = wire.recorded, int(Kind.EVENT)
+    recorded = wire.recorded
     frames = [
         recorded(r.ms, r.n, r.seq, r.payload)
-        if r.kind == kind_event
+        if r.kind == _EVENT
         else _encode_other(channel, wire, r)
         for r in records
     ]
@@ -127,6 +127,9 @@ class Hub:
         self._fall_behind = fall_behind
         self._underway: deque[Broadcast] = deque()
         self._oldest_ns = 0
+        self._room = 0
+        self._events = 0
+        self._bytes = 0
         self.number = 0
         """Number of the newest broadcast."""
 
@@ -136,15 +139,48 @@ class Hub:
         return bool(self._underway)
 
     def publish(self, channel: Channel, records: list[Record]) -> None:
-        """Queue records, in order, for who is live now, and move the channel's tip."""
-        for wire in FORMATS:
-            if channel.live[wire.index]:
-                events, lost = _tally(records)
-                data = encode(channel, wire, records)
-                self._queue(channel, wire, data, events, lost)
+        """Send records, in order, to who is live now, and move the channel's tip.
+
+        Few sockets are written to at once: for them a queue costs more than the calls.
+        """
+        for wire, live in zip(FORMATS, channel.live, strict=True):
+            if live:
+                events, lost = len(records), NOTHING
+                if events == 1 and records[0].kind == _EVENT:
+                    (only,) = records
+                    data = wire.recorded(only.ms, only.n, only.seq, only.payload)
+                else:
+                    events, lost = _tally(records)
+                    data = encode(channel, wire, records)
                 self._oldest_ns = self._oldest_ns or records[0].stamp_ns
+                if len(live) > self._room or self._underway:
+                    self._queue(channel, wire, data, events, lost)
+                else:
+                    self._send_at_once(channel, live, data, events, lost)
         last = records[-1]
         channel.tip = position_of(last.ms, last.n, last.seq)
+
+    def _send_at_once(
+        self,
+        channel: Channel,
+        live: Iterable[Subscription],
+        data: bytes,
+        events: int,
+        lost: Mapping[str, int],
+    ) -> None:
+        sent = 0
+        for sub in tuple(live):
+            socket = sub.socket
+            if socket.blocked:
+                self._fall_behind(sub, channel.tip, channel.epoch, State.LAGGING)
+            else:
+                socket.send(data)
+                sent += 1
+        self._room -= sent
+        self._events += sent * events
+        self._bytes += sent * len(data)
+        if lost:
+            self._count_lost(lost, sent)
 
     def notice(self, channel: Channel, event: str, data: object) -> None:
         """Queue a broker event for who is live now."""
@@ -175,24 +211,27 @@ class Hub:
         )
 
     def do_work(self) -> int:
-        """Write to at most ``SENDS_PER_TURN`` sockets; returns to how many."""
-        underway = self._underway
-        if not underway:
-            return 0
-        room, events, size = SENDS_PER_TURN, 0, 0
+        """Begin a turn: write to at most ``SENDS_PER_TURN`` sockets of those queued.
+
+        Returns:
+            To how many.
+        """
+        underway, room = self._underway, SENDS_PER_TURN
         while underway and room > 0:
             broadcast = underway[0]
             sent = self._send(broadcast, room)
-            events += sent * broadcast.events
-            size += sent * len(broadcast.data)
+            self._events += sent * broadcast.events
+            self._bytes += sent * len(broadcast.data)
             if broadcast.lost:
                 self._count_lost(broadcast.lost, sent)
             if sent < room:
                 underway.popleft()
             room -= sent
+        self._room = room
         values = self._values
-        values[catalog.DELIVERIES.slot] += events
-        values[catalog.DELIVERED_BYTES.slot] += size
+        values[catalog.DELIVERIES.slot] += self._events
+        values[catalog.DELIVERED_BYTES.slot] += self._bytes
+        self._events = self._bytes = 0
         if not underway and self._oldest_ns:
             late_s = (time.monotonic_ns() - self._oldest_ns) / 1e9
             observe(values, catalog.STAGE_SECONDS["reader_to_socket"], late_s)
@@ -235,4 +274,5 @@ def _tally(records: list[Record]) -> tuple[int, Mapping[str, int]]:
     return len(records) - len(gaps), lost
 
 
+_EVENT = int(Kind.EVENT)
 NOTHING: Mapping[str, int] = MappingProxyType({})

@@ -14,10 +14,9 @@ from collections.abc import Callable
 from broker.entry import Event
 from broker.metrics.slots import Slots
 from broker.model import Position
-from broker.protocols.formats import NATIVE, Format, record_event
+from broker.protocols.formats import NATIVE, Format, event_payload
 from broker.ring.layout import Kind
 from broker.ring.receiver import Receiver
-from broker.ring.records import pack_event
 from broker.ring.segment import Segment
 from broker.ring.transmitter import Transmitter
 from broker.worker.channels import Channel, Overflow, Start, State, Subscription
@@ -52,7 +51,7 @@ def fill(transmitter: Transmitter) -> dict[int, int]:
     }
     for seq in range(1, RECORDS + 1):
         ms = 1_700_000_000_000 + seq
-        payload = pack_event(record_event(b"s1", ms, 0, seq, EVENT))
+        payload = event_payload(b"s1", ms, 0, seq, EVENT)
         for number, place in last.items():
             last[number] = transmitter.append(
                 Kind.EVENT, number, ms, 0, seq, place, payload

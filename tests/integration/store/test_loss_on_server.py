@@ -67,7 +67,7 @@ async def read_live(
     read = parse_doorbell_reply(await connection.send(*commands), [KEY], with_info)
     assert not isinstance(read, BatchError)
     ids = [entry_id for entry_id, _ in read[0].entries]
-    account.take(ids, count, read[0].info)
+    account.take(ids, count, read[0].info())
     return len(ids)
 
 

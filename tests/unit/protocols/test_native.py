@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from broker.entry import Event
-from broker.model import FIRST_ID, START, U64_MAX, parse_position
+from broker.model import FIRST_ID, START, U64_MAX, Position, parse_position
 from broker.protocols.native import (
     HEARTBEAT,
     BadFrame,
@@ -85,7 +85,8 @@ def test_position_text_is_a_position(ms, n, seq):
     """What is sent as a position is accepted as one."""
     read = parse_position(position_text(ms, n, seq).decode())
 
-    assert read == (START if (ms, n) == FIRST_ID else ((ms, n), seq or None))
+    expected = START if (ms, n) == FIRST_ID else Position((ms, n), seq or None)
+    assert read == expected
 
 
 def test_skipped_takes_its_place_in_the_log():

@@ -288,6 +288,14 @@ def test_position_of_another_history_is_a_reset(
     assert not belongs(position, info, present=present)
 
 
+def test_full_page_of_a_stream_made_anew_is_a_reset() -> None:
+    """Its numbers may fit by chance: 9 were added, 6 read before, 3 are in the page."""
+    info = StreamInfo(9, 9, (90, 0), (82, 0), max_deleted=(0, 0))
+    ids = [(82, 0), (83, 0), (84, 0)]
+
+    assert settle(Anchor.at(Position((50, 0), 6)), ids, True, info) == Reset()
+
+
 def test_entry_deleted_by_hand_is_not_taken_for_another_history() -> None:
     """An absent entry at or below the largest deleted id may have been deleted."""
     info = StreamInfo(5, 3, (50, 0), (30, 0), max_deleted=(40, 0))

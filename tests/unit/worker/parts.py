@@ -8,7 +8,7 @@ from typing import Any, cast
 from broker.entry import Event
 from broker.metrics.slots import Row
 from broker.model import START, Position, StreamId, id_before
-from broker.protocols.formats import NATIVE, Format, record_event
+from broker.protocols.formats import NATIVE, Format, event_payload
 from broker.ring import records, requests
 from broker.ring.layout import Kind
 from broker.ring.receiver import Receiver, Record
@@ -78,8 +78,8 @@ class Ring:
 
     def event(self, ordinal: int, *, key: bytes = b"", transient: bool = False) -> int:
         said = event(ordinal, key=key, transient=transient)
-        made = record_event(SESSION.encode(), *id_of(ordinal), ordinal, said)
-        return self.append(Kind.EVENT, at(ordinal), records.pack_event(made))
+        payload = event_payload(SESSION.encode(), *id_of(ordinal), ordinal, said)
+        return self.append(Kind.EVENT, at(ordinal), payload)
 
     def events(self, first: int, last: int) -> None:
         for ordinal in range(first, last + 1):
@@ -137,8 +137,8 @@ class Ring:
         for ordinal in range(first, last + 1):
             where = bench.stored(ordinal)
             name, said = SESSION.encode(), event(ordinal)
-            made = record_event(name, *where.id, ordinal, said)
-            self.append(Kind.EVENT, where, records.pack_event(made))
+            payload = event_payload(name, *where.id, ordinal, said)
+            self.append(Kind.EVENT, where, payload)
 
     def stored_reference(self, bench: Bench, ordinal: int) -> None:
         self.append(Kind.REFERENCE, bench.stored(ordinal))

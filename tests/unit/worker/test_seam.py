@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -52,6 +54,8 @@ def shared() -> Iterator[Shared]:
     with pytest.MonkeyPatch.context() as patch:
         for module, name, value in SMALL_BOUNDS:
             patch.setattr(module, name, value)
+        # A worker whose turn fails ends its process, which is pytest here.
+        patch.setattr(os, "_exit", fail)
         yield made
     made.close()
     structlog.configure(**configured)
@@ -64,6 +68,13 @@ def seldom_counted(shared: Shared) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(watches, "INFO_MEAN_BYTES", INFO_MEAN_BYTES)
         yield
+
+
+def fail(_status: int) -> None:
+    """Let what was caught go on."""
+    error = sys.exception()
+    assert error is not None
+    raise error
 
 
 def run(shared: Shared, program: bytes, *, exact: bool, rising: bool = False) -> None:
