@@ -64,6 +64,7 @@ class Chains:
         watched.epoch += 1
         watched.verified.clear()
         watched.anchor = BEGINNING
+        watched.singles = 0
         self.append(watched, Kind.RESET, *START.id, 0, b"")
 
     def unreadable(self, watched: Watched, reason: str) -> None:

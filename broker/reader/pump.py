@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import structlog
 
@@ -24,6 +25,8 @@ from broker.store.streams import (
     Entry,
     KeyRead,
     doorbell_read,
+    glance,
+    only_news,
     parse_doorbell_reply,
 )
 
@@ -48,6 +51,7 @@ class Pump:
         self._values = values
         self._max_event_bytes = max_event_bytes
         self._counted_to = chains.head
+        self._oldest_ms = 0
         self._logging_since = 0.0
         self._logged = 0
         self.rings_are_trusted = True
@@ -65,22 +69,35 @@ class Pump:
         if batch is None:
             return 0
         keys = [watched.key for watched in batch.watched]
-        cursors = [watched.anchor.cursor for watched in batch.watched]
-        commands = doorbell_read(keys, cursors, batch.count, batch.with_info)
+        commands = glance([watched.key for watched in batch.glances])
+        if keys:
+            cursors = [watched.anchor.cursor for watched in batch.watched]
+            commands += doorbell_read(keys, cursors, batch.count, batch.with_info)
         try:
             replies = await connection.send(*commands)
         except StoreUnavailable:
-            self._watches.put_back(batch.watched)
+            self._watches.put_back(batch)
             raise
         self._values[catalog.READS.slot] += 1
-        read = parse_doorbell_reply(replies, keys, batch.with_info)
-        if isinstance(read, BatchError):
-            self._handle_error(batch, read)
-        else:
-            self._append_batch(batch, read)
+        self._append_glances(batch.glances, replies)
+        del replies[: len(batch.glances)]
+        if keys:
+            read = parse_doorbell_reply(replies, keys, batch.with_info)
+            if isinstance(read, BatchError):
+                self._handle_error(batch, read)
+            else:
+                self._append_batch(batch, read)
         self._chains.commit()
         self._count_written()
-        return len(keys)
+        self._observe_lateness()
+        return len(batch)
+
+    def _observe_lateness(self) -> None:
+        if self._oldest_ms:
+            late_s = time.time_ns() / 1e9 - self._oldest_ms / 1e3
+            stage = catalog.STAGE_SECONDS["redis_to_reader"]
+            observe(self._values, stage, max(late_s, 0.0))
+            self._oldest_ms = 0
 
     def _count_written(self) -> None:
         # By the head: long batches and answers to workers are published in between.
@@ -88,15 +105,31 @@ class Pump:
         self._values[catalog.RING_BYTES_WRITTEN.slot] += head - self._counted_to
         self._counted_to = head
 
+    def _append_glances(self, glances: list[Watched], replies: list[Any]) -> None:
+        for watched, reply in zip(glances, replies, strict=False):
+            if not self._watches.is_current(watched):
+                continue
+            watched.reads += 1
+            anchor = watched.anchor
+            added = anchor.seq or 0
+            entry = only_news(reply, added, watched.first)
+            key_read = KeyRead([], reply)
+            if entry is not None:
+                self._append_entries(watched, [entry], (added + 1,))
+                watched.anchor = Anchor(entry[0], added + 1, entry[0], 0)
+                watched.empty_rings = 0
+            elif key_read.added > added:
+                watched.singles = 0
+                self._watches.mark_dirty(watched)
+            else:
+                self._append_read(watched, key_read, 1)
+
     def _append_batch(self, batch: Batch, read: list[KeyRead]) -> None:
-        oldest_ms = 0
         for watched, key_read in zip(batch.watched, read, strict=True):
             if not self._watches.is_current(watched):
                 continue
             entries, anchor = key_read.entries, watched.anchor
             watched.reads += 1
-            if entries:
-                oldest_ms = oldest_ms or entries[0][0][0]
             count = len(entries)
             is_plain = count < batch.count and not watched.alone
             if is_plain and is_next(anchor, count, key_read.added):
@@ -105,15 +138,14 @@ class Pump:
                 last = entries[-1][0]
                 watched.anchor = Anchor(last, key_read.added, last, 0)
                 watched.empty_rings = 0
+                watched.first = key_read.first
+                watched.singles = watched.singles + 1 if count == 1 else 0
             else:
                 self._append_read(watched, key_read, batch.count)
-        if oldest_ms:
-            late_s = time.time_ns() / 1e9 - oldest_ms / 1e3
-            stage = catalog.STAGE_SECONDS["redis_to_reader"]
-            observe(self._values, stage, max(late_s, 0.0))
 
     def _append_read(self, watched: Watched, key_read: KeyRead, count: int) -> None:
         """Whatever is not just the next entries."""
+        watched.singles = 0
         try:
             info = key_read.info()
         except StoreError as error:
@@ -158,6 +190,7 @@ class Pump:
     ) -> None:
         if not entries:
             return
+        self._oldest_ms = self._oldest_ms or entries[0][0][0]
         append = self._chains.append
         size = 0
         for ((ms, n), fields), seq in zip(entries, seqs, strict=True):

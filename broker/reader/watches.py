@@ -23,6 +23,8 @@ FIRST_COUNT = 10
 FIRST_MEAN_BYTES = 1024
 INFO_MEAN_BYTES = 16 * 1024
 """Above this mean the XINFO, which repeats two whole entries, is left out often."""
+GLANCE_AFTER = 3
+"""After so many reads of one entry each the XINFO alone is read, which has the last."""
 INFO_EVERY = 16
 """With large entries every so many reads bring the XINFO all the same."""
 REST_S = 1.0
@@ -47,6 +49,8 @@ class Watched:
         was_read: Whether ``mean_bytes`` comes from entries that were read.
         sized: Whether it is more than a guess.
         reads: How often it was read.
+        singles: Reads in a row that brought one entry.
+        first: Id of the first entry in the stream when it was read last, as sent.
         alone: Read it by itself: a batch with it has failed.
         quarantined: Only the sweep reads it: its key holds no stream.
         swept: The sweep asked for the read and not the doorbell.
@@ -66,6 +70,7 @@ class Watched:
         "channel",
         "empty_rings",
         "epoch",
+        "first",
         "idle_since",
         "key",
         "last",
@@ -77,6 +82,7 @@ class Watched:
         "reads",
         "rest_until",
         "session",
+        "singles",
         "sized",
         "swept",
         "verified",
@@ -98,6 +104,8 @@ class Watched:
         self.was_read = False
         self.sized = False
         self.reads = 0
+        self.singles = 0
+        self.first = b""
         self.alone = False
         self.quarantined = False
         self.swept = False
@@ -128,6 +136,10 @@ class Watched:
             self.sized = True
             self.mean_bytes = max(float(info.mean_bytes), self.mean_bytes)
 
+    def may_glance(self) -> bool:
+        """Whether its next read may be an XINFO alone."""
+        return self.singles >= GLANCE_AFTER and self.mean_bytes <= INFO_MEAN_BYTES
+
     def wants_info(self) -> bool:
         """Whether the next read should bring the XINFO in any case."""
         return (
@@ -157,14 +169,24 @@ class Batch(msgspec.Struct, gc=False):
     """Keys of one read.
 
     Attributes:
-        watched: The streams, in the order of the command.
-        count: Entries per stream at most.
-        with_info: Whether the XINFO of each is read in the same transaction.
+        watched: The streams whose next page is read, in the order of the command.
+        glances: Those of which an XINFO alone is asked for.
+        count: Entries per page at most.
+        with_info: Whether the XINFO of each page is read in the same transaction.
     """
 
     watched: list[Watched]
+    glances: list[Watched]
     count: int
     with_info: bool
+
+    def __iter__(self) -> Iterator[Watched]:
+        """All its streams."""
+        yield from self.glances
+        yield from self.watched
+
+    def __len__(self) -> int:
+        return len(self.glances) + len(self.watched)
 
 
 class Watches:
@@ -314,8 +336,11 @@ class Watches:
         room = int(READ_BYTES_MAX / (len(taken) * largest)) if largest else 1
         ceiling = READ_COUNT_MAX if known else FIRST_COUNT
         count = max(1, min(room, ceiling))
-        with_info = any(watched.wants_info() for watched in taken)
-        return Batch(watched=taken, count=count, with_info=with_info)
+        # What the sweep asks for is judged by the page that it brings.
+        glances = [] if sweep else [w for w in taken if w.may_glance()]
+        pages = [w for w in taken if not w.may_glance()] if glances else taken
+        with_info = any(watched.wants_info() for watched in pages)
+        return Batch(pages, glances, count, with_info)
 
     def put_back(self, batch: Iterable[Watched]) -> None:
         """Return keys whose read failed: an error spends the bell as an answer does."""

@@ -51,6 +51,12 @@ class KeyRead(msgspec.Struct, gc=False):
         reply = self.reply
         return reply.get(b"entries-added", -1) if type(reply) is dict else -1
 
+    @property
+    def first(self) -> bytes:
+        """Id of the first entry there is, as it came; empty where nobody asked."""
+        reply = self.reply
+        return reply[b"recorded-first-entry-id"] if type(reply) is dict else b""
+
     def info(self) -> Info:
         """The ``XINFO``: None if there is no such key, `NOT_READ` if left out.
 
@@ -77,6 +83,31 @@ class BatchError(msgspec.Struct, frozen=True):
         return self.kind in RETRY_KINDS
 
 
+def glance(keys: Sequence[bytes]) -> list[Command]:
+    """The commands that ask how each of *keys* stands, its last entry included."""
+    return [(b"XINFO", b"STREAM", key) for key in keys]
+
+
+def only_news(reply: Any, added: int, first: bytes) -> Entry | None:
+    """The last entry in an XINFO, if it is all that is new; else None.
+
+    Exactly one entry was added and is there, and the stream begins where it began: so
+    what lies before the new one is what was there.
+
+    Args:
+        reply: To ``XINFO STREAM``, as it came.
+        added: How many entries the stream had when it was read.
+        first: The id of its first entry then, as it came.
+    """
+    if type(reply) is not dict or reply[b"entries-added"] != added + 1:
+        return None
+    last = reply[b"last-entry"]
+    there = last is not None and last[0] == reply[b"last-generated-id"]
+    if not there or reply[b"recorded-first-entry-id"] != first:
+        return None
+    return parse_stream_id(last[0]), last[1]
+
+
 def doorbell_read(
     keys: Sequence[bytes], cursors: Sequence[StreamId], count: int, with_info: bool
 ) -> list[Command]:
@@ -89,8 +120,7 @@ def doorbell_read(
     read: Command = (b"XREAD", b"COUNT", count, b"STREAMS", *keys, *ids)
     if not with_info:
         return [read]
-    infos = [(b"XINFO", b"STREAM", key) for key in keys]
-    return [(b"MULTI",), read, *infos, (b"EXEC",)]
+    return [(b"MULTI",), read, *glance(keys), (b"EXEC",)]
 
 
 def parse_doorbell_reply(

@@ -83,9 +83,19 @@ class Author:
         return stream_id
 
     async def delete(self, session: str) -> None:
-        """DEL the stream."""
+        """DEL the stream, and let the millisecond of its last id pass.
+
+        Where the new stream repeats ids of the old one nobody can tell them apart.
+        """
         await self.redis.delete(key_of(session))
+        last_ms, _n = self.ledger.current(session).last
         self.ledger.deleted(session)
+        while await self._now_ms() <= last_ms:
+            pass
+
+    async def _now_ms(self) -> int:
+        seconds, micros = await self.redis.time()
+        return int(seconds) * 1000 + int(micros) // 1000
 
 
 class RatePublisher:

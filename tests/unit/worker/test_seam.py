@@ -33,6 +33,7 @@ SMALL_BOUNDS: tuple[tuple[object, str, object], ...] = (
     (watches, "INFO_MEAN_BYTES", 10**9),
     (watches, "READ_COUNT_MAX", 3),
     (watches, "FIRST_COUNT", 2),
+    (watches, "GLANCE_AFTER", 1),
     (hub, "SENDS_PER_TURN", 1),
     (catchup, "TURN_SUBSCRIPTIONS", 2),
     (catchup, "FIRST_COUNT", 2),
