@@ -25,6 +25,7 @@ from broker.store.address import Address, parse_url
 from broker.store.replies import error_kind, first_error, store_error
 
 Command = Sequence[bytes | str | int]
+"""A command and its arguments; or, as ``bytes``, one that was encoded before."""
 OnPush = Callable[[list[Any]], None]
 OnLost = Callable[[Exception | None], None]
 
@@ -35,7 +36,10 @@ def encode_commands(*commands: Command) -> bytes:
     """The bytes that ask for *commands*, in order."""
     # hiredis' stub describes a tuple of exactly one argument.
     return b"".join(
-        [pack_command(tuple(command)) for command in commands]  # type: ignore[arg-type]
+        [
+            command if type(command) is bytes else pack_command(tuple(command))  # type: ignore[arg-type]
+            for command in commands
+        ]
     )
 
 
@@ -241,30 +245,27 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take apart what arrived and hand it on."""
-        gets = self._reader.gets
+        gets, calls = self._reader.gets, self._calls
         try:
             self._reader.feed(data)
             while (reply := gets()) is not _INCOMPLETE:
                 if type(reply) is PushNotification:
                     self.on_push(reply)
-                elif not self._take(reply):
+                elif calls:
+                    call = calls[0]
+                    call.replies.append(reply)
+                    call.missing -= 1
+                    if not call.missing:
+                        self._finish(calls.popleft())
+                else:
+                    self._end(StoreUnavailable("the server answered what nobody asked"))
                     return
         except HiredisError as error:
             self._end(StoreUnavailable(f"the server does not speak RESP: {error}"))
 
-    def _take(self, reply: Any) -> bool:
-        calls = self._calls
-        if not calls:
-            self._end(StoreUnavailable("the server answered what nobody asked"))
-            return False
-        call = calls[0]
-        call.replies.append(reply)
-        call.missing -= 1
-        if not call.missing:
-            calls.popleft()
-            if not call.future.done():
-                call.future.set_result(call.replies)
-        return True
+    def _finish(self, call: _Call) -> None:
+        if not call.future.done():
+            call.future.set_result(call.replies)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail what is pending and tell the owner."""
