@@ -115,6 +115,7 @@ class Pump:
             entry = only_news(reply, added, watched.first)
             key_read = KeyRead([], reply)
             if entry is not None:
+                watched.looked = True
                 self._append_entries(watched, [entry], (added + 1,))
                 watched.anchor = Anchor(entry[0], added + 1, entry[0], 0)
                 watched.empty_rings = 0
@@ -138,6 +139,7 @@ class Pump:
                 last = entries[-1][0]
                 watched.anchor = Anchor(last, key_read.added, last, 0)
                 watched.empty_rings = 0
+                watched.looked = True
                 watched.first = key_read.first
                 watched.singles = watched.singles + 1 if count == 1 else 0
             else:
@@ -151,9 +153,13 @@ class Pump:
         except StoreError as error:
             self._quarantine(watched, str(error))
             return
-        if watched.quarantined:
-            watched.swept = False  # Its rings did not count: no fault of the bell.
+        watched.looked = info is not NOT_READ
+        was_quarantined = watched.quarantined
         watched.quarantined = watched.alone = False
+        if was_quarantined:
+            # Its rings did not count: no fault of the bell. One may have come just now.
+            watched.swept = False
+            self._watches.mark_dirty(watched)
         entries = key_read.entries
         full = len(entries) >= count
         ids = [entry[0] for entry in entries]

@@ -34,6 +34,8 @@ from broker.store.server import (
 log = structlog.get_logger(__name__)
 
 READER_ROW = 0
+TICK_S = 0.25
+LOOK_S = 1.0
 TABLE_CHECK_S = 60.0
 TABLE_WARN, TABLE_FULL = 0.5, 0.9
 RECOVERY_KEYS_PER_S = 20_000
@@ -214,31 +216,38 @@ class Source:
     async def _tend(self, connection: Connection, tracks: bool) -> None:
         self._pump.rings_are_trusted = tracks
         self._values[catalog.TRACKING.slot] = tracks
-        next_sweep = time.monotonic() + self._settings.sweep_s
-        next_check = 0.0
+        sweep_s = self._settings.sweep_s
+        last, next_role, next_table, next_look = time.monotonic(), 0.0, 0.0, 0.0
         while True:
             now = time.monotonic()
-            if now >= next_sweep:
-                next_sweep = now + self._settings.sweep_s
-                await self._sweep(connection)
-            if tracks and now >= next_check:
-                next_check = now + TABLE_CHECK_S
+            if now >= next_role:
+                next_role = now + sweep_s
+                await self._check_role(connection)
+            if tracks and now >= next_table:
+                next_table = now + TABLE_CHECK_S
                 await self._check_table(connection)
+            if now >= next_look:
+                next_look = now + LOOK_S
+                self._look()
+            self._watches.sweep(now - last)
             self._watches.wake_rested()
-            self._watches.forget_idle()
-            self._values[catalog.WATCHED.slot] = len(self._watches)
-            self._values[catalog.QUARANTINED.slot] = self._watches.quarantined
-            self._board.set(READER_ROW, b.WATCHED, len(self._watches))
-            self._board.set(READER_ROW, b.WATCHES_REFUSED, int(self._openings.full))
+            last = now
             if self._watches.work:
                 self._work.set()
-            await asyncio.sleep(min(0.25, self._settings.sweep_s))
+            await asyncio.sleep(min(TICK_S, sweep_s / 2))
 
-    async def _sweep(self, connection: Connection) -> None:
+    def _look(self) -> None:
+        """What passes over all watches: milliseconds, where there are many."""
+        self._watches.forget_idle()
+        self._values[catalog.WATCHED.slot] = len(self._watches)
+        self._values[catalog.QUARANTINED.slot] = self._watches.quarantined
+        self._board.set(READER_ROW, b.WATCHED, len(self._watches))
+        self._board.set(READER_ROW, b.WATCHES_REFUSED, int(self._openings.full))
+
+    async def _check_role(self, connection: Connection) -> None:
         # The liveness check, too: without an answer the connection ends itself.
         if not await is_master(connection):
             raise StoreUnavailable("the server is not the primary any more")
-        self._watches.start_sweep()
 
     async def _check_table(self, connection: Connection) -> None:
         load = await tracking_load(connection)

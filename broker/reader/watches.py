@@ -14,6 +14,8 @@ from broker.store.loss import Anchor, StreamInfo
 
 READ_KEYS_MAX = 256
 """Keys of one read."""
+SWEEP_KEYS_MAX = 32
+"""The same for the sweep: while it reads, what has happened waits."""
 READ_COUNT_MAX = 1000
 """Entries per key of one read."""
 READ_BYTES_MAX = 4 * 1024 * 1024
@@ -54,6 +56,7 @@ class Watched:
         alone: Read it by itself: a batch with it has failed.
         quarantined: Only the sweep reads it: its key holds no stream.
         swept: The sweep asked for the read and not the doorbell.
+        looked: It was read with its XINFO since the sweep last came by.
         empty_rings: Rings in a row that brought nothing.
         last_empty: CLOCK_MONOTONIC seconds of the last of them.
         rest_until: CLOCK_MONOTONIC seconds before which rings do not count.
@@ -76,6 +79,7 @@ class Watched:
         "last",
         "last_empty",
         "last_ring",
+        "looked",
         "mean_bytes",
         "name",
         "quarantined",
@@ -109,6 +113,7 @@ class Watched:
         self.alone = False
         self.quarantined = False
         self.swept = False
+        self.looked = False
         self.empty_rings = 0
         self.last_ring = 0.0
         self.last_empty = -REST_S
@@ -200,6 +205,8 @@ class Watches:
         self._by_session: dict[str, Watched] = {}
         self._dirty: dict[Watched, None] = {}
         self._swept: dict[Watched, None] = {}
+        self._round: dict[Watched, None] = {}
+        self._due = 0.0
         self._resting: dict[Watched, None] = {}
         self._turns = 0
         self.opening: dict[Watched, None] = {}
@@ -238,6 +245,7 @@ class Watches:
         self._by_session.pop(watched.session, None)
         self._dirty.pop(watched, None)
         self._swept.pop(watched, None)
+        self._round.pop(watched, None)
         self._resting.pop(watched, None)
         self.opening.pop(watched, None)
 
@@ -279,11 +287,26 @@ class Watches:
         """Whether it rang, or was put back, since it was taken."""
         return watched in self._dirty or watched in self._resting
 
-    def start_sweep(self) -> None:
-        """Queue every stream for the sweep: some changes never ring."""
-        for watched in self._by_key.values():
-            if watched.channel and watched not in self._dirty:
+    def sweep(self, elapsed_s: float) -> None:
+        """Queue streams for the sweep, as many as are due: some changes never ring.
+
+        It comes by twice in the sweep's time and leaves out what was read since it came
+        last, so each stream is read at least once in that time, and a busy one has no
+        need of it.
+
+        Args:
+            elapsed_s: Time since the last call.
+        """
+        count = len(self._by_key)
+        self._due = min(self._due + 2 * count * elapsed_s / self._sweep_s, 2 * count)
+        while self._due >= 1:
+            self._due -= 1
+            if not self._round:
+                self._round = dict.fromkeys(self._by_key.values())
+            watched, _ = self._round.popitem()
+            if watched.channel and not watched.looked and watched not in self._dirty:
                 self._swept[watched] = None
+            watched.looked = False
 
     def wake_rested(self) -> None:
         """Read streams whose rest is over."""
@@ -316,6 +339,7 @@ class Watches:
         queue = self._swept if sweep else self._dirty
         if not queue:
             return None
+        most = SWEEP_KEYS_MAX if sweep else READ_KEYS_MAX
         taken: list[Watched] = []
         largest = 0.0
         known = True
@@ -328,7 +352,7 @@ class Watches:
             taken.append(watched)
             largest = size
             known = known and watched.was_read
-            if watched.alone or len(taken) == READ_KEYS_MAX:
+            if watched.alone or len(taken) == most:
                 break
         for watched in taken:
             del queue[watched]

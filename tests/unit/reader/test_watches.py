@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from broker.reader.watches import REST_S, Watches
+from broker.reader.watches import REST_S, SWEEP_KEYS_MAX, Watched, Watches
 from broker.ring.requests import Watch
 from broker.store.loss import Anchor
 from tests.unit.reader.conftest import LINGER_S, SWEEP_S, Clock
@@ -76,7 +76,7 @@ class TestDirty:
         """Before its XINFO nobody knows from where."""
         watches.add("a")
         watches.mark_all_dirty()
-        watches.start_sweep()
+        watches.sweep(SWEEP_S)
 
         assert watches.take() is None
 
@@ -85,16 +85,38 @@ class TestSweep:
     def test_sweep_reads_what_never_rang(self, watches: Watches) -> None:
         """Some changes do not ring."""
         watched = opened(watches, "a")
-        watches.start_sweep()
+        watches.sweep(SWEEP_S)
 
         assert take(watches).watched == [watched]
         assert watched.swept
+
+    def test_stream_that_was_read_is_left_out_once(self, watches: Watches) -> None:
+        """Each is read at least once in the sweep's time, by whatever asked for it."""
+        watched = opened(watches, "a")
+        watched.looked = True
+        watches.sweep(SWEEP_S / 2)
+        assert watches.take() is None
+
+        watches.sweep(SWEEP_S / 2)
+        assert take(watches).watched == [watched]
+
+    def test_sweep_is_spread_over_its_time(self, watches: Watches) -> None:
+        """Thousands at once would hold up what has happened."""
+        streams = [opened(watches, str(number)) for number in range(400)]
+        seen: list[Watched] = []
+        for _ in range(20):
+            watches.sweep(SWEEP_S / 40)
+            while (batch := watches.take()) is not None:
+                assert len(batch) <= SWEEP_KEYS_MAX
+                seen += batch
+
+        assert sorted(seen, key=id) == sorted(streams, key=id)
 
     def test_rung_stream_is_no_find_of_the_sweep(self, watches: Watches) -> None:
         """What the doorbell has told is read because of that."""
         watched = opened(watches, "a")
         rung(watches, watched)
-        watches.start_sweep()
+        watches.sweep(SWEEP_S)
         take(watches)
 
         assert not watched.swept
@@ -105,7 +127,7 @@ class TestSweep:
     ) -> None:
         """A busy stream cannot keep the others from being looked at."""
         busy, idle = opened(watches, "busy"), opened(watches, "idle")
-        watches.start_sweep()
+        watches.sweep(SWEEP_S)
         seen = []
         for _ in range(8):
             rung(watches, busy)
@@ -123,7 +145,7 @@ class TestSweep:
             rung(watches, watched)
             read_empty(watches, watched)
         rung(watches, watched)
-        watches.start_sweep()
+        watches.sweep(SWEEP_S)
         take(watches)
 
         assert watched.swept
@@ -272,7 +294,7 @@ class TestWorkers:
     ) -> None:
         """Neither in the sets of work nor by its name."""
         watched = opened(watches, "a")
-        watches.start_sweep()
+        watches.sweep(SWEEP_S)
         rung(watches, watched)
         watches.opening[watched] = None
         watches.remove(watched)

@@ -16,6 +16,7 @@ from broker.reader.watches import (
     in_parts,
 )
 from broker.store.loss import StreamInfo
+from tests.unit.reader.conftest import SWEEP_S
 from tests.unit.reader.streams import opened, rung, take
 
 
@@ -98,7 +99,7 @@ class TestBounds:
         by_first_ring = take(watches).watched
         rung(watches, bad)
         by_second_ring = watches.take()
-        watches.start_sweep()
+        watches.sweep(SWEEP_S)
 
         assert by_first_ring == [bad]
         assert by_second_ring is None
@@ -149,6 +150,6 @@ class TestInfo:
         """A loss that was put off is announced with the next sweep at the latest."""
         watched = opened(watches, "a", INFO_MEAN_BYTES + 1)
         watched.reads = 1
-        watches.start_sweep()
+        watches.sweep(SWEEP_S)
 
         assert take(watches).with_info

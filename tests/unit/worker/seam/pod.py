@@ -41,6 +41,7 @@ from tests.unit.worker.seam.streams import ModelConnection, ModelRedis
 KEYS = event_key_pattern("events:{session}")
 MAX_EVENT_BYTES = 100_000
 RING_BYTES = 1 << 20
+SWEEP_S = 10.0
 
 
 class Shared:
@@ -117,7 +118,7 @@ class ReaderProcess:
     ) -> None:
         values = shared.slots.row(0)
         self.loop = StepLoop(clock)
-        self.watches = Watches(KEYS, linger_s=0.0, sweep_s=10.0)
+        self.watches = Watches(KEYS, linger_s=0.0, sweep_s=SWEEP_S)
         self.transmitter = Transmitter(shared.segment, bells)
         self.chains = Chains(self.transmitter)
         self.openings = Openings(self.watches, self.chains, values, limit=1000)

@@ -11,6 +11,7 @@ from tests.fakes import FakeClock
 from tests.unit.worker.seam.account import Account, Broken
 from tests.unit.worker.seam.pod import (
     KEYS,
+    SWEEP_S,
     Bell,
     Client,
     Pipe,
@@ -126,7 +127,7 @@ class Schedule:
             self._reader.connection.receive()
 
     def _sweep(self, _choice: int) -> None:
-        self._reader.watches.start_sweep()
+        self._reader.watches.sweep(SWEEP_S)
 
     def _forget(self, _choice: int) -> None:
         self._reader.watches.forget_idle()
@@ -293,7 +294,7 @@ class Schedule:
         for turn in range(REST_ROUNDS):
             if not self._exact and turn % SWEEP_ROUNDS == SWEEP_ROUNDS - 1:
                 # What happened to large entries is seen by the sweep at the latest.
-                self._reader.watches.start_sweep()
+                self._reader.watches.sweep(SWEEP_S)
             self._let_go()
             if not self._move() and not self._pass_time() and not self._sweeps(turn):
                 return

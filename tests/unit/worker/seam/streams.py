@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from hiredis import ReplyError
+from hiredis import Reader, ReplyError
 
 from broker.errors import StoreUnavailable
 from broker.model import FIRST_ID, LAST_ID, StreamId, id_before, parse_stream_id
@@ -253,7 +253,7 @@ class ModelConnection:
         if self.closed:
             future.set_exception(StoreUnavailable("the connection is lost"))
         else:
-            self.waiting.append((commands, future))
+            self.waiting.append((tuple(map(_decoded, commands)), future))
         return future
 
     async def call(self, *command: Any) -> Any:
@@ -294,6 +294,15 @@ class ModelConnection:
         self.arriving.clear()
         for future in futures:
             future.set_exception(StoreUnavailable("the connection is lost"))
+
+
+def _decoded(command: Any) -> Any:
+    """A command that was encoded before, as its words."""
+    if not isinstance(command, bytes):
+        return command
+    reader = Reader()
+    reader.feed(command)
+    return reader.gets()
 
 
 def _low(text: bytes) -> StreamId:
