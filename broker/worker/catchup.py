@@ -89,6 +89,11 @@ class Catchup:
         """Everybody who is replaying or lagging."""
         return self._states.behind
 
+    @property
+    def ready(self) -> bool:
+        """Whether somebody waits for a turn."""
+        return bool(self._ready)
+
     # Who is behind.
 
     def set_state(self, sub: Subscription, state: State) -> None:

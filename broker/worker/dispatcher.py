@@ -81,6 +81,11 @@ class Dispatcher:
             self._scheduled = True
             self._loop.call_soon(self._turn)
 
+    def wake(self) -> None:
+        """The bell has rung: take a turn now, unless one is about to come."""
+        if not self._scheduled:
+            self._turn()
+
     def _turn(self) -> None:
         self._scheduled = False
         try:
@@ -90,37 +95,37 @@ class Dispatcher:
             os._exit(ExitStatus.FAILED)
 
     def _take_turn(self) -> None:
-        done = self._hub.do_work()
-        if not self._hub.busy:
-            done += self._drain()
-            done += self._catchup.do_work()
-        if done or self._hub.busy:
+        hub, catchup = self._hub, self._catchup
+        hub.do_work()
+        if not hub.busy:
+            self._drain()
+            catchup.do_work()
+            hub.count()
+        if hub.busy or catchup.ready or self._receiver.unread() > 0:
             self.schedule()
 
-    def _drain(self) -> int:
-        """Take one slice of the ring; returns how many records it had."""
+    def _drain(self) -> None:
+        """Take one slice of the ring."""
         receiver = self._receiver
         try:
             copied = receiver.receive(SLICE_BYTES)
             if not copied:
-                return 0
-            # Even if nothing of it was for us: there may be more behind it.
-            done = max(1, self._take(copied))
+                return
+            self._take(copied)
         except NewGeneration:
-            return 1
+            return
         except Lapped:
             self._values[catalog.LAPPED.slot] += 1
             log.warning("lapped")
-            done = self._leap()
+            self._leap()
         except RingCorrupted as error:
             self._values[catalog.RING_CORRUPTED.slot] += 1
             log.error("ring_corrupted", why=str(error))  # noqa: TRY400
             receiver.skip_to_head()
-            done = self._leap()
+            self._leap()
         self._on_drained(receiver.cursor)
-        return done
 
-    def _take(self, copied: bytes) -> int:
+    def _take(self, copied: bytes) -> None:
         batches: Batches = {}
         by_number = self._channels.by_number
         taken = 0
@@ -135,7 +140,6 @@ class Dispatcher:
                 self._take_record(channel, record, batches)
         self._flush(batches)
         self._values[catalog.DRAINED.slot] += taken
-        return taken
 
     def _take_record(self, channel: Channel, record: Record, batches: Batches) -> None:
         kind = record.kind
@@ -266,11 +270,10 @@ class Dispatcher:
         # An answer may still lie in the ring, from a reader that is dead by now.
         self._channels.expect_no_answer()
 
-    def _leap(self) -> int:
+    def _leap(self) -> None:
         """Records were missed: every channel is joined again where it stood."""
         self.cut_off()
         self._link.rejoin_all()
-        return 1
 
 
 def spans(channel: Channel, gap: Record) -> bool:

@@ -228,15 +228,20 @@ class Hub:
                 underway.popleft()
             room -= sent
         self._room = room
+        self.count()
+        return SENDS_PER_TURN - room
+
+    def count(self) -> None:
+        """Add what was sent since the last call to the metrics."""
         values = self._values
-        values[catalog.DELIVERIES.slot] += self._events
-        values[catalog.DELIVERED_BYTES.slot] += self._bytes
-        self._events = self._bytes = 0
-        if not underway and self._oldest_ns:
+        if self._events:
+            values[catalog.DELIVERIES.slot] += self._events
+            values[catalog.DELIVERED_BYTES.slot] += self._bytes
+            self._events = self._bytes = 0
+        if self._oldest_ns and not self._underway:
             late_s = (time.monotonic_ns() - self._oldest_ns) / 1e9
             observe(values, catalog.STAGE_SECONDS["reader_to_socket"], late_s)
             self._oldest_ns = 0
-        return SENDS_PER_TURN - room
 
     def _send(self, broadcast: Broadcast, room: int) -> int:
         """Write to at most *room* sockets; fewer means that nobody is left."""

@@ -59,7 +59,7 @@ async def _run(boot: Boot, settings: Settings) -> int:
 
     def wake() -> None:
         doorbell.clear()
-        worker.dispatcher.schedule()
+        worker.dispatcher.wake()
 
     loop.add_reader(doorbell.fileno(), wake)
     stop: asyncio.Future[ExitStatus] = loop.create_future()

@@ -88,7 +88,10 @@ class Pipe:
 
     @property
     def lines_left(self) -> bool:
-        return bool(self._lines) and self._lines[0] is not None
+        """Whether lines of it or of a former pipe are still on their way."""
+        if self._lines and self._lines[0] is not None:
+            return True
+        return self._former is not None and self._former.lines_left
 
     def write(self, lines: bytes) -> None:
         self._lines += lines.splitlines(keepends=True)
