@@ -74,7 +74,9 @@ def write_json(path: Path, setup: Setup, cases: list[Case]) -> None:
 @click.option("--rounds", default=5, help="Figures are medians of so many runs.")
 @click.option("--quick", is_flag=True, help="One round of short runs.")
 @click.option("--seconds", default=8.0, help="Length of a measured window.")
-@click.option("--workers", default=2, help="Broker workers.")
+@click.option(
+    "--workers", type=int, help="Broker workers, as the scenario if not given."
+)
 @click.option("--fleet", default=2, help="Client processes.")
 @click.option("--only", default="", help="Targets to measure, such as broker,nats.")
 @click.option("--match", default="", help="Only cases whose name contains this.")
@@ -87,7 +89,7 @@ def main(
     rounds: int,
     quick: bool,
     seconds: float,
-    workers: int,
+    workers: int | None,
     fleet: int,
     only: str,
     match: str,

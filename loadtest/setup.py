@@ -14,7 +14,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         server_cores: Where the server under test runs.
         load_cores: Where Redis, publishers and the fleet run.
-        workers: Broker workers.
+        workers: Broker workers; None for what each scenario says.
         fleet: Fleet processes.
         rounds: Every figure is the median of so many runs.
         seconds: Length of a measured window.
@@ -26,7 +26,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
 
     server_cores: frozenset[int]
     load_cores: frozenset[int]
-    workers: int = 2
+    workers: int | None = None
     fleet: int = 2
     rounds: int = 5
     seconds: float = 8
@@ -38,6 +38,11 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     def scaled(self, count: int) -> int:
         """*count* times ``scale``, at least 1."""
         return max(1, round(count * self.scale))
+
+    @property
+    def own_workers(self) -> int:
+        """How many the broker itself takes on its cores."""
+        return max(1, len(self.server_cores) - 1)
 
     def wants(self, name: str) -> bool:
         """Whether target *name* is to be measured."""

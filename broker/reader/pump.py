@@ -28,6 +28,7 @@ from broker.store.streams import (
     glance,
     only_news,
     parse_doorbell_reply,
+    refused_glance,
 )
 
 log = structlog.get_logger(__name__)
@@ -79,14 +80,16 @@ class Pump:
             self._watches.put_back(batch)
             raise
         self._values[catalog.READS.slot] += 1
+        pages = replies[len(batch.glances) :]
+        del replies[len(batch.glances) :]
+        read = parse_doorbell_reply(pages, keys, batch.with_info) if keys else []
+        # Before anything is appended: what is put back is read as a whole again.
+        self._raise_if_not_ready(batch, refused_glance(replies), read)
         self._append_glances(batch.glances, replies)
-        del replies[: len(batch.glances)]
-        if keys:
-            read = parse_doorbell_reply(replies, keys, batch.with_info)
-            if isinstance(read, BatchError):
-                self._handle_error(batch, read)
-            else:
-                self._append_batch(batch, read)
+        if isinstance(read, BatchError):
+            self._handle_error(batch, read)
+        else:
+            self._append_batch(batch, read)
         self._chains.commit()
         self._count_written()
         self._observe_lateness()
@@ -112,7 +115,7 @@ class Pump:
             watched.reads += 1
             anchor = watched.anchor
             added = anchor.seq or 0
-            entry = only_news(reply, added, watched.first)
+            entry = only_news(reply, anchor.cursor, added, watched.first)
             key_read = KeyRead([], reply)
             if entry is not None:
                 watched.looked = True
@@ -173,7 +176,7 @@ class Pump:
         self._append_page(watched, entries, outcome)
         if entries or outcome.gaps:
             watched.empty_rings = 0
-        elif not watched.swept:
+        elif not (watched.swept or was_quarantined):
             self._values[catalog.EMPTY_READS.slot] += 1
             self._watches.note_empty(watched)
             if info is NOT_READ:
@@ -241,14 +244,16 @@ class Pump:
             self._values[catalog.DOORBELL_MISSED.slot] += entries
             log.error("doorbell_missed", session=watched.session, entries=entries)
 
+    def _raise_if_not_ready(self, batch: Batch, *answers: object) -> None:
+        for answer in answers:
+            if isinstance(answer, BatchError) and answer.retry:
+                self._values[catalog.READ_ERRORS.slots["busy"]] += 1
+                self._watches.put_back(batch)
+                raise StoreUnavailable(answer.kind)
+
     def _handle_error(self, batch: Batch, error: BatchError) -> None:
-        kind = error.kind
-        if error.retry:
-            self._values[catalog.READ_ERRORS.slots["busy"]] += 1
-            self._watches.put_back(batch.watched)
-            raise StoreUnavailable(kind)
         if len(batch.watched) == 1:
-            self._quarantine(batch.watched[0], kind)
+            self._quarantine(batch.watched[0], error.kind)
             return
         # One bad key fails the read of all: find it by reading each alone.
         for watched in batch.watched:

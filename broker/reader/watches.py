@@ -143,7 +143,11 @@ class Watched:
 
     def may_glance(self) -> bool:
         """Whether its next read may be an XINFO alone."""
-        return self.singles >= GLANCE_AFTER and self.mean_bytes <= INFO_MEAN_BYTES
+        return (
+            self.singles >= GLANCE_AFTER
+            and not self.alone
+            and self.mean_bytes <= INFO_MEAN_BYTES
+        )
 
     def wants_info(self) -> bool:
         """Whether the next read should bring the XINFO in any case."""
@@ -339,7 +343,9 @@ class Watches:
         queue = self._swept if sweep else self._dirty
         if not queue:
             return None
-        most = SWEEP_KEYS_MAX if sweep else READ_KEYS_MAX
+        most = READ_KEYS_MAX
+        if sweep:  # More at once where it falls behind.
+            most = min(most, max(SWEEP_KEYS_MAX, len(queue) // 16))
         taken: list[Watched] = []
         largest = 0.0
         known = True

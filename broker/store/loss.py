@@ -248,6 +248,9 @@ def _settle_at_tail(
         lost = 0
     if lost == 0:
         if not ids:
+            counted = anchor.delivered or anchor.announced or cursor == FIRST_ID
+            if info.last > cursor and not counted:
+                return Reset()  # As many entries as before, and others.
             return Page([], [], Anchor.at(Position(cursor, info.added)))
         page = _exact_page(ids, info.added, [])
         if anchor.announced:  # The holes may lie among these entries.

@@ -95,15 +95,16 @@ def _xinfo(key: bytes) -> bytes:
     return encode_commands((b"XINFO", b"STREAM", key))
 
 
-def only_news(reply: Any, added: int, first: bytes) -> Entry | None:
+def only_news(reply: Any, cursor: StreamId, added: int, first: bytes) -> Entry | None:
     """The last entry in an XINFO, if it is all that is new; else None.
 
-    Exactly one entry was added and is there, and the stream begins where it began: so
-    what lies before the new one is what was there.
+    Exactly one entry was added and is there, it comes after the others, and the stream
+    begins where it began: so what lies before the new one is what was there.
 
     Args:
         reply: To ``XINFO STREAM``, as it came.
-        added: How many entries the stream had when it was read.
+        cursor: Up to where the stream was read.
+        added: How many entries it had then.
         first: The id of its first entry then, as it came.
     """
     if type(reply) is not dict or reply[b"entries-added"] != added + 1:
@@ -112,7 +113,16 @@ def only_news(reply: Any, added: int, first: bytes) -> Entry | None:
     there = last is not None and last[0] == reply[b"last-generated-id"]
     if not there or reply[b"recorded-first-entry-id"] != first:
         return None
-    return parse_stream_id(last[0]), last[1]
+    stream_id = parse_stream_id(last[0])
+    return (stream_id, last[1]) if stream_id > cursor else None
+
+
+def refused_glance(replies: Sequence[Any]) -> BatchError | None:
+    """Why the server is not ready, if it answered one of several glances so."""
+    for reply in replies:
+        if type(reply) is ReplyError and error_kind(reply) in RETRY_KINDS:
+            return _batch_error(reply)
+    return None
 
 
 def doorbell_read(

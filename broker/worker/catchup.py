@@ -128,6 +128,7 @@ class Catchup:
         """Start a subscription whose channel is joined."""
         channel, start = sub.channel, sub.start
         sub.epoch = channel.epoch
+        sub.checked = False
         sub.progress_at = sub.behind_since = self._loop.time()
         if start.at is StartAt.LIVE:
             sub.position = channel.tip

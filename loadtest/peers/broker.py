@@ -67,7 +67,6 @@ class BrokerTarget(Target):
             "BROKER_PORT": str(self.port),
             "BROKER_ADMIN_PORT": str(self._admin_port),
             "BROKER_REDIS_URL": self.redis.url,
-            "BROKER_WORKERS": str(self._setup.workers),
             **self._env,
         }
         self._log = directory / "broker.log"

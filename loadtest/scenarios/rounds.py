@@ -37,6 +37,7 @@ class Question(msgspec.Struct, kw_only=True):
         targets: Who is asked, by name.
         measure: One run against a started target and an unconnected fleet.
         broker_env: Settings of the broker for this case.
+        workers: How many workers it has, unless the setup says.
     """
 
     name: str
@@ -44,12 +45,15 @@ class Question(msgspec.Struct, kw_only=True):
     figures: tuple[Figure, ...]
     measure: MeasureTarget
     broker_env: Mapping[str, str] = {}
+    workers: int = 2
 
 
 def run_once(setup: Setup, question: Question, name: str) -> Measured:
     """One run with everything started for it and ended after it."""
     with stage(setup) as (counters, fleet):
-        target = peers.make_target(name, setup, counters, question.broker_env)
+        workers = str(setup.workers or question.workers)
+        env = {"BROKER_WORKERS": workers, **question.broker_env}
+        target = peers.make_target(name, setup, counters, env)
         with target:
             measured = question.measure(setup, target, fleet)
             log = dict.fromkeys(line[:300] for line in target.complaints())

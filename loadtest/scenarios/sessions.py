@@ -46,6 +46,8 @@ def questions(setup: Setup) -> list[Question]:
                 Figure("redis_xread", "XREAD calls in the window", ""),
             ),
             measure=partial(measure_sessions, count),
+            # Nothing can be shared here, so a second one only adds wake-ups.
+            workers=setup.own_workers,
         )
         for count in (500, 5000)
     ]

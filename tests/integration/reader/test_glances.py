@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import pytest
 
+from broker.metrics import catalog
 from broker.reader.watches import GLANCE_AFTER
+from broker.store.embedded import EmbeddedServer
 from tests.integration.reader.follower import Chain
 from tests.integration.reader.publisher import Publisher, key, xadd
 from tests.integration.reader.rig import Rig
 
 SINGLES = GLANCE_AFTER + 3
+
+BUSY_SCRIPT = """
+local id = redis.call('XADD', KEYS[1], '*', 'event', 'e', 'data', '1')
+local sum = 0
+for turn = 1, 2e7 do sum = sum + turn % 7 end
+return id
+"""
 
 
 async def glancing(rig: Rig, publisher: Publisher) -> Chain:
@@ -119,3 +128,63 @@ async def test_stream_that_is_deleted_resets(rig: Rig, publisher: Publisher) -> 
     await rig.until(lambda: len(chain.ids) == 1)
 
     publisher.check("s", chain)
+
+
+async def test_stream_made_anew_below_the_cursor_resets(
+    rig: Rig, publisher: Publisher
+) -> None:
+    """One entry more and the same first id, but the last id lies before the cursor."""
+    chain = await rig.watch("s")
+    for number in range(SINGLES):
+        add = ("XADD", key("s"), f"{1 + 10 * number}-1", "event", "e", "data", "1")
+        publisher.note("s", await publisher.run(add))
+        await rig.until(lambda: publisher.is_told("s", chain))
+    assert rig.watched("s").may_glance()
+    adds = [
+        ("XADD", key("s"), f"{number}-1", "event", "e", "data", "2")
+        for number in range(1, SINGLES + 2)
+    ]
+    results = await publisher.run(("DEL", key("s")), *adds)
+    publisher.rewound("s", 0)
+    publisher.note("s", results[1:])
+    await rig.until(lambda: chain.resets == 1)
+    await rig.until(lambda: len(chain.ids) == SINGLES + 1)
+
+    publisher.check("s", chain)
+
+
+async def test_server_that_is_busy_is_asked_again(
+    rig: Rig, publisher: Publisher
+) -> None:
+    """A script runs when the bell rings: BUSY is no fault of the stream."""
+    chain = await glancing(rig, publisher)
+    await publisher.connection.call("CONFIG", "SET", "busy-reply-threshold", "20")
+    try:
+        script = ("EVAL", BUSY_SCRIPT, 1, key("s"))
+        added = await publisher.connection.call(*script)
+    finally:
+        await publisher.connection.call("CONFIG", "SET", "busy-reply-threshold", 5000)
+    publisher.note("s", [added])
+    await rig.until(lambda: publisher.is_told("s", chain))
+
+    assert rig.count(catalog.READ_ERRORS.slots["busy"]) > 0
+    assert chain.complaints == []
+    publisher.check("s", chain)
+
+
+async def test_stream_that_could_not_be_read_is_read_as_a_page(
+    server: EmbeddedServer, publisher: Publisher
+) -> None:
+    """The sweep was refused and nothing rang; afterwards everything counts again."""
+    async with Rig(server.url, sweep_s=1) as rig:
+        chain = await glancing(rig, publisher)
+        user = ("ACL", "SETUSER", "default")
+        await publisher.connection.call(*user, "resetkeys", "~nothing")
+        await rig.until(lambda: rig.watched("s").quarantined)
+        await publisher.connection.call(*user, "allkeys")
+        assert not rig.watched("s").may_glance()
+        await publisher.publish("s", 2)
+        await rig.until(lambda: publisher.is_told("s", chain))
+
+        assert not rig.watched("s").quarantined
+        publisher.check("s", chain)

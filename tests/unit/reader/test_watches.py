@@ -112,6 +112,14 @@ class TestSweep:
 
         assert sorted(seen, key=id) == sorted(streams, key=id)
 
+    def test_sweep_that_falls_behind_reads_more_at_once(self, watches: Watches) -> None:
+        """A reader that is never idle gives it every fourth turn only."""
+        for number in range(64 * SWEEP_KEYS_MAX):
+            opened(watches, str(number))
+        watches.sweep(SWEEP_S)
+
+        assert len(take(watches)) == 4 * SWEEP_KEYS_MAX
+
     def test_rung_stream_is_no_find_of_the_sweep(self, watches: Watches) -> None:
         """What the doorbell has told is read because of that."""
         watched = opened(watches, "a")

@@ -288,6 +288,13 @@ def test_position_of_another_history_is_a_reset(
     assert not belongs(position, info, present=present)
 
 
+def test_as_many_entries_as_before_and_none_left_is_a_reset() -> None:
+    """Nothing was added to this stream, and yet its last id has moved."""
+    info = StreamInfo(6, 0, (90, 0), (0, 0), max_deleted=(0, 0))
+
+    assert settle(Anchor.at(Position((50, 0), 6)), [], False, info) == Reset()
+
+
 def test_full_page_of_a_stream_made_anew_is_a_reset() -> None:
     """Its numbers may fit by chance: 9 were added, 6 read before, 3 are in the page."""
     info = StreamInfo(9, 9, (90, 0), (82, 0), max_deleted=(0, 0))

@@ -138,6 +138,25 @@ def test_a_position_of_the_new_stream_is_not_reset_with_the_old(rising: Bench) -
     assert listener.last("subscribed")["resume"] == "complete"
 
 
+def test_the_last_n_are_looked_for_again_in_a_new_stream(rising: Bench) -> None:
+    """What was found before the news of a reset came is a place in another stream."""
+    rising.publish(6)
+    rising.open()
+    rising.ring.join_at(rising.token, rising.stored(6))
+    rising.turn()
+    listener = rising.open(Start(at=StartAt.LAST_N, count=2))
+    rising.turn()
+    rising.worker.store.execute()
+    rising.worker.store.receive()
+    rising.redis.delete(b"events:s1")
+    rising.publish(5)
+    rising.ring.reset()
+    rising.ring.append_stored(rising, 1, 5)
+    rising.worker.loop.settle()
+    rising.serve()
+    assert listener.story == ["subscribed", 4, 5, "caught_up"]
+
+
 def test_only_redis_decides_a_reset(bench: Bench) -> None:
     """A position behind the end of the stream is of another one: all from 0."""
     joined(bench, 3)
