@@ -163,6 +163,7 @@ class FakeSocket:
 
     def __init__(self, wire: Format = NATIVE) -> None:
         self.format = wire
+        self.fd = -1
         self.blocked = False
         self.buffered_bytes = 0
         self.sent: list[bytes] = []
@@ -171,6 +172,9 @@ class FakeSocket:
     def send(self, data: bytes) -> None:
         if data:
             self.sent.append(data)
+
+    def queue_rest(self, data: bytes, written: int) -> None:
+        raise AssertionError("there is no descriptor to write to")
 
     def close(self, reason: Disconnect) -> None:
         self.closed = reason

@@ -109,7 +109,7 @@ class Pump:
         self._counted_to = head
 
     def _append_glances(self, glances: list[Watched], replies: list[Any]) -> None:
-        for watched, reply in zip(glances, replies, strict=False):
+        for watched, reply in zip(glances, replies, strict=True):
             if not self._watches.is_current(watched):
                 continue
             watched.reads += 1

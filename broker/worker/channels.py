@@ -67,6 +67,9 @@ class Start(msgspec.Struct, frozen=True, gc=False):
 class Socket(Protocol):
     """What fan-out and catching up need of a connection."""
 
+    fd: int
+    """Descriptor that may be written to at once, -1 for none: then ``send`` knows."""
+
     blocked: bool
     """Its write buffer is above the mark: nothing more until it has drained."""
 
@@ -78,6 +81,9 @@ class Socket(Protocol):
 
     def send(self, data: bytes) -> None:
         """Write prepared bytes; does nothing once the connection is closing."""
+
+    def queue_rest(self, data: bytes, written: int) -> None:
+        """Leave to the transport what the kernel has not taken of *data*."""
 
     def close(self, reason: Disconnect) -> None:
         """Say why and close."""
@@ -166,7 +172,8 @@ class Channel:
         last: Ring position of that record, where walks back begin.
         epoch: Counts resets, so a position of the former history is recognised.
         reader_epoch: The reader's count, to notice resets that were lapped.
-        live: Subscriptions at the tip, by index of their format.
+        live: Subscriptions at the tip, by index of their format, each with its
+            socket's ``fd``: fan-out need not look at the objects themselves.
         behind: The others.
         recent: Index of the chain while somebody catches up, else None.
         count: Entries per page from Redis.
@@ -207,7 +214,7 @@ class Channel:
         self.last = 0
         self.epoch = 0
         self.reader_epoch = 0
-        self.live: tuple[dict[Subscription, None], ...] = tuple({} for _ in FORMATS)
+        self.live: tuple[dict[Subscription, int], ...] = tuple({} for _ in FORMATS)
         self.behind: dict[Subscription, None] = {}
         self.recent: Recent | None = None
         self.count = 0
@@ -237,15 +244,21 @@ class Channel:
         self.behind.pop(sub, None)
         live.pop(sub, None)
         if state is State.LIVE:
-            live[sub] = None
+            live[sub] = sub.socket.fd
         elif state is State.CLOSED:
             self.ahead.pop(sub, None)
         else:
             self.behind[sub] = None
 
+    def note_fd(self, sub: Subscription) -> None:
+        """The ``fd`` of the socket of *sub* has changed."""
+        live = self.live[sub.socket.format.index]
+        if sub in live:
+            live[sub] = sub.socket.fd
+
     def everybody(self) -> list[Subscription]:
         """All its subscriptions."""
-        return [sub for group in (*self.live, self.behind) for sub in group]
+        return [*(sub for live in self.live for sub in live), *self.behind]
 
 
 class Channels:

@@ -49,6 +49,8 @@ class Connection(asyncio.Protocol):
         user: Who it is.
         session: The session named by the path, empty for ``/v1/ws``.
         subs: Its subscriptions by session.
+        fd: Descriptor that may be written to at once; -1 while bytes are queued, and
+            once the connection is closing.
         blocked: The write buffer is above its mark.
         heard: Something came since the last heartbeat.
         errors: Bad frames so far.
@@ -58,15 +60,15 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_corked",
-        "_direct",
-        "_fd",
         "_owner",
         "_parser",
         "_reason",
+        "_socket_fd",
         "_transport",
         "allowance",
         "blocked",
         "errors",
+        "fd",
         "format",
         "heard",
         "session",
@@ -79,10 +81,10 @@ class Connection(asyncio.Protocol):
         self._owner = owner
         self._parser: websocket.FrameParser | None = None
         self._transport: asyncio.Transport | None = None
-        self._fd = -1
-        self._direct = False
+        self._socket_fd = -1
         self._corked: list[bytes] | None = None
         self._reason: Disconnect | None = None
+        self.fd = -1
         self.format = wire
         self.user = user
         self.session = session
@@ -108,13 +110,13 @@ class Connection(asyncio.Protocol):
         high = self._owner.write_buffer_bytes
         transport.set_write_buffer_limits(high=high, low=high // 4)
         transport.set_protocol(self)
-        self._fd = transport.get_extra_info("socket").fileno()
+        self._socket_fd = transport.get_extra_info("socket").fileno()
 
     def uncork(self) -> None:
         """Write what was collected, as one."""
         corked, self._corked = self._corked, None
         if corked and self._transport is not None:
-            self._direct = True
+            self._set_direct(True)
             self._write(b"".join(corked))
 
     @property
@@ -134,14 +136,14 @@ class Connection(asyncio.Protocol):
         The kernel is asked directly while the transport has nothing queued: a delivery
         then costs one system call and 0.3 us of Python around it.
         """
-        if self._direct:
+        if self.fd >= 0:
             # Only while the connection is open: closing and losing it end this.
             try:
-                written = write(self._fd, data)
+                written = write(self.fd, data)
             except OSError as error:
                 written = self._handle_write_error(error)
             if written != len(data):
-                self._queue_rest(data, written)
+                self.queue_rest(data, written)
         elif self._reason is None:
             self._write(data)
 
@@ -166,7 +168,7 @@ class Connection(asyncio.Protocol):
         if self._corked is not None:
             self.uncork()
         self._write(notice)
-        self._direct = False
+        self._set_direct(False)
         self._reason = reason
         if self.format is SSE:
             self._transport.close()
@@ -180,32 +182,40 @@ class Connection(asyncio.Protocol):
         """Cut the connection without a word."""
         if self._transport is not None:
             self._reason = self._reason or reason
-            self._direct = False
+            self._set_direct(False)
             self._transport.abort()
 
     def _write(self, data: bytes) -> None:
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        if not self._direct:
+        if self.fd < 0:
             if self._corked is not None:
                 self._corked.append(data)
                 return
             if transport.get_write_buffer_size():
                 transport.write(data)
                 return
-            self._direct = True
+            self._set_direct(True)
         self.send(data)
+
+    def _set_direct(self, direct: bool) -> None:
+        fd = self._socket_fd if direct else -1
+        if fd != self.fd:
+            self.fd = fd
+            for sub in self.subs.values():
+                sub.channel.note_fd(sub)
 
     def _handle_write_error(self, error: OSError) -> int:
         if not isinstance(error, BlockingIOError):
             self.abort()
         return 0
 
-    def _queue_rest(self, data: bytes, written: int) -> None:
-        # The transport keeps the view as it is: a large frame for many slow sockets is
-        # in memory once.
-        self._direct = False
+    def queue_rest(self, data: bytes, written: int) -> None:
+        """Leave to the transport what the kernel has not taken of *data*."""
+        # It keeps the view as it is: a large frame for many slow sockets is in memory
+        # once.
+        self._set_direct(False)
         if self._transport is not None:
             self._transport.write(memoryview(data)[written:])
 
@@ -253,7 +263,7 @@ class Connection(asyncio.Protocol):
             code, _text = websocket.read_close(payload)
             answer = code if code != websocket.NO_CODE else Disconnect.NORMAL.code
             self._write(websocket.close_frame(answer))
-            self._direct = False
+            self._set_direct(False)
             self._reason = Disconnect.NORMAL
         if self._transport is not None:
             self._transport.close()
@@ -291,8 +301,8 @@ class Connection(asyncio.Protocol):
         if self._transport is None:
             return
         self._transport = None
-        self._direct = False
-        self._fd = -1
+        self._set_direct(False)
+        self._socket_fd = -1
         reason = self._reason
         self._owner.handle_lost(self, reason.label if reason else "lost")
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from os import write
 from types import MappingProxyType
 from typing import Protocol
 
@@ -26,7 +27,7 @@ from broker.ring.records import (
 )
 from broker.worker.channels import Channel, State, Subscription
 
-SENDS_PER_TURN = 500
+SENDS_PER_TURN = 640
 """Sockets written to before the loop may turn: about 4 ms of system calls."""
 
 
@@ -163,22 +164,31 @@ class Hub:
     def _send_at_once(
         self,
         channel: Channel,
-        live: Iterable[Subscription],
+        live: Mapping[Subscription, int],
         data: bytes,
         events: int,
         lost: Mapping[str, int],
     ) -> None:
-        sent = 0
-        for sub in tuple(live):
-            socket = sub.socket
-            if socket.blocked:
+        sent, size = 0, len(data)
+        for sub, fd in tuple(live.items()):
+            if fd >= 0:
+                # No callback runs meanwhile, so nobody else has got the descriptor.
+                try:
+                    written = write(fd, data)
+                except OSError:
+                    sub.socket.send(data)  # It meets the same and knows what to do.
+                else:
+                    if written != size:
+                        sub.socket.queue_rest(data, written)
+            elif sub.socket.blocked:
                 self._fall_behind(sub, channel.tip, channel.epoch, State.LAGGING)
+                continue
             else:
-                socket.send(data)
-                sent += 1
+                sub.socket.send(data)
+            sent += 1
         self._room -= sent
         self._events += sent * events
-        self._bytes += sent * len(data)
+        self._bytes += sent * size
         if lost:
             self._count_lost(lost, sent)
 

@@ -33,11 +33,15 @@ TIP = Position((1_700_000_000_000 + RECORDS, 0), RECORDS)
 class NullSocket:
     """Takes everything at once."""
 
+    fd = -1
     blocked = False
     buffered_bytes = 0
     format: Format = NATIVE
 
     def send(self, data: bytes) -> None:
+        pass
+
+    def queue_rest(self, data: bytes, written: int) -> None:
         pass
 
     def close(self, reason: object) -> None:
@@ -123,7 +127,7 @@ def main() -> None:
         for _ in range(count):
             sub = Subscription(NullSocket(), channel, Start(), Overflow.LAG, None)
             sub.state = State.LIVE
-            channel.live[0][sub] = None
+            channel.live[0][sub] = -1
         show(
             f"publish to {count} sockets, without the system call, each",
             count,

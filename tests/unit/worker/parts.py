@@ -14,7 +14,14 @@ from broker.ring.layout import Kind
 from broker.ring.receiver import Receiver, Record
 from broker.ring.segment import Segment
 from broker.ring.transmitter import Transmitter
-from broker.worker.channels import Channel, Overflow, Start, State, Subscription
+from broker.worker.channels import (
+    Channel,
+    Overflow,
+    Socket,
+    Start,
+    State,
+    Subscription,
+)
 from tests.fakes import FakeClock, FakeSocket
 from tests.unit.worker.seam.account import frames_of
 from tests.unit.worker.seam.pod import KEYS, Client, Shared, WorkerProcess
@@ -297,7 +304,7 @@ def new_channel(tip: int = 0, number: int = 7) -> Channel:
 
 def new_sub(
     channel: Channel,
-    socket: FakeSocket,
+    socket: Socket,
     *,
     overflow: Overflow = Overflow.LAG,
     state: State = State.LIVE,
@@ -307,7 +314,7 @@ def new_sub(
     sub.state = state
     sub.announced = True
     if state is State.LIVE:
-        channel.live[socket.format.index][sub] = None
+        channel.live[socket.format.index][sub] = socket.fd
     else:
         channel.behind[sub] = None
     return sub

@@ -10,12 +10,16 @@ import orjson
 import pytest
 
 from broker.disconnect import Disconnect
+from broker.metrics.slots import Row
 from broker.protocols import websocket
 from broker.protocols.formats import NATIVE, SSE, Format
 from broker.worker import connection as module
+from broker.worker.channels import Subscription
 from broker.worker.connection import Connection, prepare_listening
+from broker.worker.hub import Hub
 from tests.harness import wire
 from tests.harness.wire import FrameReader, WireFrame, client_frame
+from tests.unit.worker.parts import SESSION, Ring, new_channel, new_sub
 
 FRAME = websocket.text_frame(b"x" * 1000)
 LAG_TIMEOUT_MS = 123_000
@@ -173,6 +177,42 @@ async def test_a_full_socket_is_blocked_and_drains_in_order(dial: Dial) -> None:
     assert not line.connection.blocked
     line.connection.send(websocket.text_frame(b"after"))
     assert (await line.peer.frame()).payload == b"after"
+
+
+async def test_fan_out_writes_to_the_descriptor_while_it_may(
+    dial: Dial, ring: Ring, values: Row
+) -> None:
+    """What the kernel does not take is queued, and nothing overtakes it."""
+    line = await dial()
+    line.connection.send(FRAME)
+    await line.peer.frame()
+    channel = new_channel()
+    sub = new_sub(channel, line.connection)
+    line.connection.subs[SESSION] = sub
+    (live, _sse) = channel.live
+    fallen: list[Subscription] = []
+    hub = Hub(values, lambda sub, *_: fallen.append(sub))
+    assert live[sub] == line.connection.fd >= 0
+    ordinal = 0
+    while not line.connection.blocked:
+        ordinal += 1
+        ring.event(ordinal, key=bytes(1000))
+        hub.do_work()
+        hub.publish(channel, ring.drain())
+    assert live[sub] == line.connection.fd == -1
+    hub.do_work()
+    ring.event(ordinal + 1)
+    hub.publish(channel, ring.drain())
+
+    assert fallen == [sub]
+    for number in range(1, ordinal + 1):
+        frame = orjson.loads((await line.peer.frame()).payload)
+        assert frame["seq"] == number
+    await line.keeper.drained.wait()
+    line.connection.send(FRAME)
+    assert live[sub] == line.connection.fd >= 0
+    line.connection.close(Disconnect.DRAINING)
+    assert live[sub] == line.connection.fd == -1
 
 
 async def test_a_reader_that_stalls_may_do_so_for_the_lag_timeout(dial: Dial) -> None:
