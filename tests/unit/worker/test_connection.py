@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import orjson
@@ -83,6 +85,16 @@ class Peer:
         return frames
 
     def cut(self) -> None:
+        self._sock.close()
+
+    def finish(self) -> None:
+        """Say that nothing more will come."""
+        self._sock.shutdown(socket.SHUT_WR)
+
+    def reset(self) -> None:
+        """End the connection by a reset."""
+        linger = struct.pack("ii", 1, 0)
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self._sock.close()
 
 
@@ -357,3 +369,32 @@ async def test_an_abort_has_its_reason(dial: Dial) -> None:
     line = await dial()
     line.connection.abort(Disconnect.NO_PONG)
     assert await ended(line) == "no_pong"
+
+
+@pytest.mark.parametrize("how", ["reset", "eof", "abort", "close"])
+async def test_the_loop_keeps_a_descriptor_until_the_connection_is_lost(
+    dial: Dial, how: str
+) -> None:
+    """Else somebody else could get its number, and what fan-out writes to it."""
+    line = await dial()
+    transport = line.connection._transport
+    assert transport is not None
+    fd = transport.get_extra_info("socket").fileno()
+    inode = os.fstat(fd).st_ino
+    seen: list[int] = []
+    lost = line.keeper.handle_lost
+
+    def look(connection: Connection, label: str) -> None:
+        seen.append(os.fstat(fd).st_ino)
+        lost(connection, label)
+
+    line.keeper.handle_lost = look  # type: ignore[method-assign]
+    if how == "reset":
+        line.peer.reset()
+    elif how == "eof":
+        line.peer.finish()
+    else:
+        getattr(transport, how)()
+    await ended(line)
+
+    assert seen == [inode]
