@@ -366,9 +366,12 @@ class Watches:
         room = int(READ_BYTES_MAX / (len(taken) * largest)) if largest else 1
         ceiling = READ_COUNT_MAX if known else FIRST_COUNT
         count = max(1, min(room, ceiling))
-        # What the sweep asks for is judged by the page that it brings.
-        glances = [] if sweep else [w for w in taken if w.may_glance()]
-        pages = [w for w in taken if not w.may_glance()] if glances else taken
+        glances: list[Watched] = []
+        pages: list[Watched] = []
+        for watched in taken:
+            # What the sweep asks for is judged by the page that it brings.
+            glanced = not sweep and watched.may_glance()
+            (glances if glanced else pages).append(watched)
         with_info = any(watched.wants_info() for watched in pages)
         return Batch(pages, glances, count, with_info)
 

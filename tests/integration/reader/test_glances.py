@@ -6,6 +6,7 @@ import pytest
 
 from broker.metrics import catalog
 from broker.reader.watches import GLANCE_AFTER
+from broker.store.connection import Command
 from broker.store.embedded import EmbeddedServer
 from tests.integration.reader.follower import Chain
 from tests.integration.reader.publisher import Publisher, key, xadd
@@ -36,6 +37,19 @@ async def publish_singly(
     for _ in range(count):
         await publisher.publish("s", 1)
         await rig.until(lambda: publisher.is_told("s", chain))
+
+
+async def replace(
+    rig: Rig, publisher: Publisher, chain: Chain, adds: list[Command]
+) -> None:
+    """Put another stream in the place of this one at once, and see it followed."""
+    results = await publisher.run(("DEL", key("s")), *adds)
+    publisher.rewound("s", 0)
+    publisher.note("s", results[1:])
+    await rig.until(lambda: chain.resets == 1)
+    await rig.until(lambda: len(chain.ids) == len(adds))
+
+    publisher.check("s", chain)
 
 
 async def pages_read(publisher: Publisher) -> int:
@@ -109,13 +123,7 @@ async def test_stream_made_anew_with_one_entry_more_resets(
     """Its numbers are those of a stream with one new entry; its beginning is not."""
     chain = await glancing(rig, publisher)
     adds = [xadd("s", b"2")] * (SINGLES + 1)
-    results = await publisher.run(("DEL", key("s")), *adds)
-    publisher.rewound("s", 0)
-    publisher.note("s", results[1:])
-    await rig.until(lambda: chain.resets == 1)
-    await rig.until(lambda: len(chain.ids) == SINGLES + 1)
-
-    publisher.check("s", chain)
+    await replace(rig, publisher, chain, adds)
     assert {entry.data for entry in chain.entries} == {b"2"}
 
 
@@ -140,17 +148,11 @@ async def test_stream_made_anew_below_the_cursor_resets(
         publisher.note("s", await publisher.run(add))
         await rig.until(lambda: publisher.is_told("s", chain))
     assert rig.watched("s").may_glance()
-    adds = [
+    adds: list[Command] = [
         ("XADD", key("s"), f"{number}-1", "event", "e", "data", "2")
         for number in range(1, SINGLES + 2)
     ]
-    results = await publisher.run(("DEL", key("s")), *adds)
-    publisher.rewound("s", 0)
-    publisher.note("s", results[1:])
-    await rig.until(lambda: chain.resets == 1)
-    await rig.until(lambda: len(chain.ids) == SINGLES + 1)
-
-    publisher.check("s", chain)
+    await replace(rig, publisher, chain, adds)
 
 
 async def test_server_that_is_busy_is_asked_again(
