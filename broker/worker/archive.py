@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import random
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
 
 import structlog
 
-from broker.errors import StoreError, StoreUnavailable
+from broker.errors import StoreUnavailable
 from broker.metrics import catalog
 from broker.metrics.slots import Row
 from broker.model import StreamId
 from broker.store.connection import Connection
 from broker.store.keys import EventKeys
 from broker.store.loss import StreamInfo
-from broker.store.server import identify, is_master
+from broker.store.server import identify
+from broker.store.standing import StandingConnection
 from broker.store.streams import Entry, EntryPage, history, read_page, stream_info
 
 log = structlog.get_logger(__name__)
@@ -32,7 +31,6 @@ SHARED_S = 0.5
 READ_BYTES_MAX = 512 * 1024
 WALK_BYTES_MAX = 32 * 1024 * 1024
 """What Redis sends at most to find the last N entries; there may be fewer then."""
-ROLE_CHECK_S = 5.0
 FIRST_COUNT = 10
 COUNT_MAX = 500
 
@@ -76,53 +74,25 @@ class Archive:
         values: Row,
         identity: Callable[[], int],
     ) -> None:
-        self._url = url
-        self._name = name
+        self._standing = StandingConnection(url, name, self._identify)
         self._keys = keys
         self._values = values
         self._expected = identity
         self._identity = 0
-        self._connection: Connection | None = None
-        self._lost = asyncio.Event()
         self._slots = asyncio.Semaphore(READS_AT_ONCE)
         self._shared: dict[tuple[object, ...], asyncio.Task[Any]] = {}
 
     @property
     def up(self) -> bool:
         """Whether there is a connection to a primary."""
-        return self._connection is not None
+        return self._standing.up
 
     async def run(self) -> None:
         """Keep the connection; never returns."""
-        failures = 0
-        while True:
-            try:
-                await self._hold()
-                failures = 0
-            except StoreError:
-                failures = min(failures + 1, 5)
-            await asyncio.sleep(0.05 * 2**failures * random.uniform(0.5, 1))  # noqa: S311
+        await self._standing.run()
 
-    async def _hold(self) -> None:
-        self._lost.clear()
-        connection = await Connection.open(
-            self._url, client_name=self._name, on_lost=lambda _: self._lost.set()
-        )
-        try:
-            self._identity = (await identify(connection)).number
-            self._connection = connection
-            await self._until_lost(connection)
-        finally:
-            self._connection = None
-            connection.close()
-
-    async def _until_lost(self, connection: Connection) -> None:
-        while not self._lost.is_set():
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(ROLE_CHECK_S):
-                    await self._lost.wait()
-            if not self._lost.is_set() and not await is_master(connection):
-                return
+    async def _identify(self, connection: Connection) -> None:
+        self._identity = (await identify(connection)).number
 
     def page(
         self, session: str, after: StreamId, count: int, *, check: bool, life: int = 0
@@ -231,12 +201,11 @@ class Archive:
             return answer
 
     def _use(self) -> Connection:
-        if self._connection is None:
-            raise StoreUnavailable("no connection to Redis")
+        connection = self._standing.use()
         if self._expected() not in (0, self._identity):
-            self._lost.set()
+            self._standing.drop()
             raise StoreUnavailable("the reader reads another server")
-        return self._connection
+        return connection
 
 
 def next_count(entries: list[Entry]) -> int:

@@ -268,7 +268,7 @@ class WorkerProcess:
 
     def connect_store(self) -> None:
         self.store = ModelConnection(self._redis, self.loop)
-        self.archive._connection = cast("StoreConnection", self.store)
+        self.archive._standing._connection = cast("StoreConnection", self.store)
 
     def lose_store(self) -> None:
         self.store.lose()
