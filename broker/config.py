@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
 
 from dotenv import dotenv_values
@@ -27,6 +27,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from broker.errors import ConfigError
@@ -108,10 +109,10 @@ class Settings(BaseModel):
         frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True
     )
 
-    auth: Annotated[Literal["none"], Word] = Field(
+    auth: Annotated[Literal["none", "api_key", "jwt"], Word] = Field(
         "none",
-        description="Who may connect. This version knows only none: everybody who "
-        "reaches the port reads every session.",
+        description="Who may connect: none (everybody who reaches the port reads every "
+        "session), api_key, or jwt.",
     )
     allow_insecure: bool = Field(
         False, description="Let auth=none listen on addresses other than loopback."
@@ -132,6 +133,57 @@ class Settings(BaseModel):
     admin_port: int = Field(
         9090, ge=0, le=65535, description="Port of the admin server; 0: a free one."
     )
+    admin_token: SecretStr = Field(
+        SecretStr(""),
+        description="Bearer token of the server API on the admin port. Without one the "
+        "API is off unless the port is on loopback or admin_open is set.",
+    )
+    admin_open: bool = Field(
+        False,
+        description="Let the server API answer without a token, where a network policy "
+        "guards the admin port.",
+    )
+    api_keys: SecretStr = Field(
+        SecretStr(""),
+        description="auth=api_key: JSON array of hashed keys; broker key prints them.",
+    )
+    api_keys_file: str = Field(
+        "", description="auth=api_key: file with the same JSON; read at start."
+    )
+    jwt_secret: SecretStr = Field(
+        SecretStr(""),
+        description="auth=jwt: secret of HS256 tokens, 32 bytes at least.",
+    )
+    jwt_public_key_file: str = Field(
+        "", description="auth=jwt: PEM file with the public key of RS256 or ES256."
+    )
+    jwt_jwks_url: str = Field(
+        "", description="auth=jwt: URL of the key set of RS256 or ES256 tokens."
+    )
+    jwks_cache_s: Seconds = Field(
+        300, description="Seconds after which the key set is fetched again."
+    )
+    jwt_audience: str = Field(
+        "",
+        description="auth=jwt: what aud of a token must contain; empty: not checked.",
+    )
+    jwt_issuer: str = Field(
+        "", description="auth=jwt: what iss of a token must be; empty: not checked."
+    )
+    jwt_leeway_s: SecondsOrZero = Field(
+        5, description="Seconds by which clocks may differ when a token is checked."
+    )
+    auth_timeout_s: Seconds = Field(
+        10,
+        description="Seconds for the auth frame of a socket that came without token.",
+    )
+    token_in_query: bool = Field(
+        False,
+        description="Accept ?token=; proxies and browser histories keep URLs.",
+    )
+    token_warn_s: SecondsOrZero = Field(
+        60, description="Seconds before its expiry that a client is told of it."
+    )
     workers: int = Field(
         default_factory=_default_workers,
         ge=1,
@@ -151,6 +203,32 @@ class Settings(BaseModel):
     event_stream: str = Field(
         "broker:events:{session}",
         description="Redis key of a session's event stream.",
+    )
+    command_stream: str = Field(
+        "broker:commands",
+        min_length=1,
+        max_length=512,
+        pattern=r"^[!-~]+$",
+        description="Redis key of the stream that takes the clients' commands.",
+    )
+    command_backlog: int = Field(
+        100_000,
+        ge=1,
+        description="Entries in the command stream above which commands are refused.",
+    )
+    command_rate_per_s: int = Field(
+        20, ge=1, description="Commands per second and connection, after twice as many."
+    )
+    command_rate_per_user_per_s: int = Field(
+        50,
+        ge=1,
+        description="Commands per second, user and worker, after twice as many.",
+    )
+    command_dedup_s: Seconds = Field(
+        300, description="Seconds within which a command's id stores it only once."
+    )
+    command_timeout_s: Seconds = Field(
+        3, description="Seconds after which a command without answer is unavailable."
     )
     max_event_bytes: Size = Field(
         MIB,
@@ -205,6 +283,44 @@ class Settings(BaseModel):
     )
     max_connections_per_session: int = Field(
         0, ge=0, description="Open connections to one session per worker; 0: no limit."
+    )
+    connection_limit_action: Annotated[Literal["refuse", "evict_oldest"], Word] = Field(
+        "refuse",
+        description="What a connection over the limit of its session or user meets: it "
+        "is refused, or the oldest one there is closed (4512).",
+    )
+    max_sessions_per_user: int = Field(
+        3,
+        ge=0,
+        description="Open sessions of one user in the whole fleet; one more evicts the "
+        "oldest. 0: no limit.",
+    )
+    evict_by: Annotated[Literal["start", "activity"], Word] = Field(
+        "start", description="Which session is the oldest: by start or last activity."
+    )
+    session_lease_s: Seconds = Field(
+        30,
+        ge=1,
+        description="Seconds a session is taken for open without word from its pod.",
+    )
+    session_linger_s: SecondsOrZero = Field(
+        60, description="Seconds after its last connection until a session is idle."
+    )
+    session_idle_s: SecondsOrZero = Field(
+        3600, description="Seconds that a session stays idle before it is closed."
+    )
+    presence: bool = Field(
+        True, description="Keep in Redis which users are connected to a session."
+    )
+    lifecycle_connections: bool = Field(
+        True, description="Also put connections of users into broker:lifecycle."
+    )
+    offset_ttl_s: float = Field(
+        7 * 86_400,
+        gt=0,
+        le=366 * 86_400,
+        allow_inf_nan=False,
+        description="Seconds that a consumer's committed position is kept.",
     )
     accept_rate_per_s: int = Field(
         5000, ge=1, description="New connections per second and worker; more get 503."
@@ -269,6 +385,27 @@ class Settings(BaseModel):
             )
         return host
 
+    @model_validator(mode="after")
+    def _auth_can_work(self) -> Self:
+        if self.auth == "api_key" and not (self.api_keys or self.api_keys_file):
+            raise ValueError(
+                "BROKER_AUTH=api_key needs BROKER_API_KEYS or BROKER_API_KEYS_FILE"
+            )
+        ways = (self.jwt_secret, self.jwt_public_key_file, self.jwt_jwks_url)
+        if self.auth == "jwt" and sum(map(bool, ways)) != 1:
+            raise ValueError(
+                "BROKER_AUTH=jwt needs one of BROKER_JWT_SECRET, "
+                "BROKER_JWT_PUBLIC_KEY_FILE and BROKER_JWT_JWKS_URL"
+            )
+        return self
+
+    @field_validator("jwt_secret")
+    @classmethod
+    def _secret_is_long(cls, secret: SecretStr) -> SecretStr:
+        if 0 < len(secret.get_secret_value().encode()) < 32:
+            raise ValueError("must be at least 32 bytes long (RFC 7518 section 3.2)")
+        return secret
+
     @field_validator("redis_url")
     @classmethod
     def _redis_url_is_usable(cls, url: SecretStr) -> SecretStr:
@@ -280,6 +417,14 @@ class Settings(BaseModel):
     def _event_stream_is_safe(cls, pattern: str) -> str:
         _as_value_error(check_event_stream, pattern)
         return pattern
+
+    @field_validator("command_stream")
+    @classmethod
+    def _command_stream_is_apart(cls, key: str, info: ValidationInfo) -> str:
+        prefix = info.data.get("event_stream", "").partition("{")[0]
+        if prefix and key.startswith(prefix):
+            raise ValueError(f"must not begin with {prefix!r}: event streams do")
+        return key
 
     @field_validator("origins")
     @classmethod
@@ -310,8 +455,10 @@ class Settings(BaseModel):
 
     def secrets(self) -> tuple[str, ...]:
         """Texts that must never be printed, for ``broker.logs.configure_logs``."""
-        password = parse_url(self.redis_url.get_secret_value()).password
-        return (password, quote(password, safe="")) if password else ()
+        password = parse_url(self.redis_url.get_secret_value()).password or ""
+        texts = [password, quote(password, safe="")]
+        texts += [secret.get_secret_value() for secret in self._secrets().values()]
+        return tuple(text for text in texts if text)
 
     def shown(self) -> dict[str, str]:
         """Every setting as a person may see it, by field name; no secrets."""
@@ -323,7 +470,19 @@ class Settings(BaseModel):
 
     def for_boot(self) -> dict[str, object]:
         """The settings as JSON-ready values, secrets included: never log them."""
-        return dict(self) | {"redis_url": self.redis_url.get_secret_value()}
+        secrets = {
+            name: secret.get_secret_value() for name, secret in self._secrets().items()
+        }
+        url = self.redis_url.get_secret_value()
+        return dict(self) | secrets | {"redis_url": url}
+
+    def _secrets(self) -> dict[str, SecretStr]:
+        """All but the URL, of which a part may be seen."""
+        return {
+            name: value
+            for name, value in self
+            if isinstance(value, SecretStr) and name != "redis_url"
+        }
 
     @classmethod
     def from_boot(cls, values: Mapping[str, object]) -> Settings:
@@ -359,7 +518,8 @@ def load_settings(
         settings = Settings.model_validate(values)
     except ValidationError as error:
         complaints += [
-            _unusable(str(one["loc"][0]), one["msg"], values) for one in error.errors()
+            _unusable(str(one["loc"][0]) if one["loc"] else "", one["msg"], values)
+            for one in error.errors()
         ]
     else:
         if not complaints:
@@ -391,7 +551,8 @@ def _unusable(field: str, message: str, values: Mapping[str, str]) -> str:
     if name in message:
         return message.removeprefix("Value error, ")
     allowed = message.removeprefix("Value error, ").replace("Input should", "must")
-    if field != "redis_url" and field in values:
+    is_secret = Settings.model_fields[field].annotation is SecretStr
+    if not is_secret and field in values:
         name = f"{name}={values[field]}"
     return f"{name}: {allowed}"
 

@@ -40,6 +40,10 @@ class Disconnect(Enum):
     NOT_FOUND = (4504, "there is no such session")
     TOO_MANY_ERRORS = (4508, "too many bad frames on this connection")
     SESSION_EVICTED = (4509, "the user opened a newer session")
+    TOKEN_EXPIRED = (4510, "the token has expired; connect again with a new one")
+    REVOKED = (4511, "access was revoked")
+    CONNECTION_REPLACED = (4512, "a newer connection took its place")
+    SESSION_CLOSED = (4513, "the session was closed")
 
     def __init__(self, code: int, text: str) -> None:
         self.code = code

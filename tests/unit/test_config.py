@@ -97,14 +97,49 @@ def test_unknown_setting_is_refused_with_the_nearest_name():
 def test_every_bad_setting_is_named_at_once():
     """One start shows all mistakes, each with its value and what is allowed."""
     message = refusal(
-        port="99999", auth="jwt", heartbeat_s="inf", workers="0", nope="1"
+        port="99999", auth="jwd", heartbeat_s="inf", workers="0", nope="1"
     )
 
     assert "BROKER_PORT=99999: must be less than or equal to 65535" in message
-    assert "BROKER_AUTH=jwt: must be 'none'" in message
+    assert "BROKER_AUTH=jwd: must be 'none', 'api_key' or 'jwt'" in message
     assert "BROKER_HEARTBEAT_S=inf: must be a finite number" in message
     assert "BROKER_WORKERS=0: must be greater than or equal to 1" in message
     assert "BROKER_NOPE is not a setting" in message
+
+
+@pytest.mark.parametrize(
+    ("env", "says"),
+    [
+        ({"auth": "api_key"}, "BROKER_API_KEYS_FILE"),
+        ({"auth": "jwt"}, "BROKER_JWT_SECRET"),
+        (
+            {"auth": "jwt", "jwt_secret": "x" * 32, "jwt_jwks_url": "https://h/k"},
+            "needs one of",
+        ),
+        ({"jwt_secret": "short"}, "must be at least 32 bytes"),
+        ({"command_stream": "broker:events:x"}, "must not begin with"),
+        ({"command_stream": "a b"}, "BROKER_COMMAND_STREAM"),
+    ],
+    ids=str,
+)
+def test_what_cannot_work_together_is_refused(env: dict[str, str], says: str):
+    """A mode without its keys, or a key that clients could read, stops the start."""
+    assert says in refusal(**env)
+
+
+def test_no_secret_is_shown_and_all_reach_the_children():
+    """Tokens, keys and secrets are masked for people and whole for a child process."""
+    settings = load(jwt_secret=CANARY * 4, admin_token=CANARY, api_keys=CANARY)
+
+    assert CANARY not in str(settings.shown())
+    assert CANARY not in repr(settings)
+    assert settings.secrets().count(CANARY) == 2
+    assert Settings.from_boot(json.loads(json.dumps(settings.for_boot()))) == settings
+
+
+def test_a_secret_that_cannot_be_used_is_not_repeated():
+    """The complaint about a short secret does not show it."""
+    assert "canary" not in refusal(jwt_secret="canary")
 
 
 def test_variables_that_kubernetes_makes_come_with_the_remedy():
