@@ -101,7 +101,7 @@ def test_config_hides_the_password_and_marks_defaults():
     assert "BROKER_REDIS_URL=redis://h:1/0" in result.stdout
     assert "hunter22" not in result.output
     assert "[default]" not in before
-    assert "reads every session. [default]\nBROKER_AUTH=none" in result.stdout
+    assert "api_key, or jwt. [default]\nBROKER_AUTH=none" in result.stdout
 
 
 def test_module_and_command_are_the_same_program():

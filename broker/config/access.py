@@ -1,0 +1,119 @@
+"""Settings of who may connect."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, Field, SecretStr, field_validator, model_validator
+
+from broker.config.types import Seconds, SecondsOrZero, Word
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,]+\Z", re.IGNORECASE)
+
+
+class AccessSettings(BaseModel):
+    """Identity, tokens, and from where pages may come."""
+
+    auth: Annotated[Literal["none", "api_key", "jwt"], Word] = Field(
+        "none",
+        description="Who may connect: none (everybody who reaches the port reads every "
+        "session), api_key, or jwt.",
+    )
+    allow_insecure: bool = Field(
+        False, description="Let auth=none listen on addresses other than loopback."
+    )
+    admin_token: SecretStr = Field(
+        SecretStr(""),
+        description="Bearer token of the server API on the admin port. Without one the "
+        "API is off unless the port is on loopback or admin_open is set.",
+    )
+    admin_open: bool = Field(
+        False,
+        description="Let the server API answer without a token, where a network policy "
+        "guards the admin port.",
+    )
+    api_keys: SecretStr = Field(
+        SecretStr(""),
+        description="auth=api_key: JSON array of hashed keys; broker key prints them.",
+    )
+    api_keys_file: str = Field(
+        "", description="auth=api_key: file with the same JSON; read at start."
+    )
+    jwt_secret: SecretStr = Field(
+        SecretStr(""),
+        description="auth=jwt: secret of HS256 tokens, 32 bytes at least.",
+    )
+    jwt_public_key_file: str = Field(
+        "", description="auth=jwt: PEM file with the public key of RS256 or ES256."
+    )
+    jwt_jwks_url: str = Field(
+        "", description="auth=jwt: URL of the key set of RS256 or ES256 tokens."
+    )
+    jwks_cache_s: Seconds = Field(
+        300, description="Seconds after which the key set is fetched again."
+    )
+    jwt_audience: str = Field(
+        "",
+        description="auth=jwt: what aud of a token must contain; empty: not checked.",
+    )
+    jwt_issuer: str = Field(
+        "", description="auth=jwt: what iss of a token must be; empty: not checked."
+    )
+    jwt_leeway_s: SecondsOrZero = Field(
+        5, description="Seconds by which clocks may differ when a token is checked."
+    )
+    auth_timeout_s: Seconds = Field(
+        10,
+        description="Seconds for the auth frame of a socket that came without token.",
+    )
+    token_in_query: bool = Field(
+        False,
+        description="Accept ?token=; proxies and browser histories keep URLs.",
+    )
+    token_warn_s: SecondsOrZero = Field(
+        60, description="Seconds before its expiry that a client is told of it."
+    )
+    origins: str = Field(
+        "",
+        description="Comma-separated Origin values that browsers may come from; empty: "
+        "only the host they connect to; *: any.",
+    )
+
+    @model_validator(mode="after")
+    def _auth_can_work(self) -> Self:
+        if self.auth == "api_key" and not (self.api_keys or self.api_keys_file):
+            raise ValueError(
+                "BROKER_AUTH=api_key needs BROKER_API_KEYS or BROKER_API_KEYS_FILE"
+            )
+        ways = (self.jwt_secret, self.jwt_public_key_file, self.jwt_jwks_url)
+        if self.auth == "jwt" and sum(map(bool, ways)) != 1:
+            raise ValueError(
+                "BROKER_AUTH=jwt needs one of BROKER_JWT_SECRET, "
+                "BROKER_JWT_PUBLIC_KEY_FILE and BROKER_JWT_JWKS_URL"
+            )
+        return self
+
+    @field_validator("jwt_secret")
+    @classmethod
+    def _secret_is_long(cls, secret: SecretStr) -> SecretStr:
+        if 0 < len(secret.get_secret_value().encode()) < 32:
+            raise ValueError("must be at least 32 bytes long (RFC 7518 section 3.2)")
+        return secret
+
+    @field_validator("origins")
+    @classmethod
+    def _origins_are_origins(cls, origins: str) -> str:
+        for origin in _split(origins):
+            if origin not in {"*", "null"} and not _ORIGIN.match(origin):
+                raise ValueError("must list origins such as https://app.example.com")
+        return origins
+
+    @property
+    def allowed_origins(self) -> frozenset[str]:
+        """The entries of ``origins`` in lower case; empty means same host only."""
+        return frozenset(_split(self.origins.lower()))
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
