@@ -96,6 +96,8 @@ class Tail:
         session: str,
         *,
         start: str | None = None,
+        token: str = "",
+        user: str = "",
         on_frame: OnFrame,
         on_pause: OnPause = lambda ending, delay_s: None,
     ) -> None:
@@ -107,19 +109,26 @@ class Tail:
             session: The session's name.
             start: A position, ``0`` for all that is retained, ``-N`` for the last N;
                 None for what is new.
+            token: Says who we are, where the broker asks for that.
+            user: Who we are, where it does not.
             on_frame: Called with each frame and its text, in order.
             on_pause: Called before each wait with the reason and the seconds.
 
         Raises:
-            ValueError: *session* is no session name, or *url* no URL.
+            ValueError: *session* is no session name, *url* no URL, or *token* nothing
+                that a header can carry.
         """
         if not is_session_name(session):
             raise ValueError(f"{session!r} cannot be the name of a session")
         base = URL(url)
         if base.scheme not in {"http", "https", "ws", "wss"} or not base.host:
             raise ValueError("the URL must look like http://127.0.0.1:8080")
+        if not (token.isascii() and token.isprintable()):
+            raise ValueError("the token must be printable ASCII")
         self.position = start
         self._url = base / "v1" / "ws" / session
+        self._query = {"user": user} if user else {}
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._on_frame = on_frame
         self._on_pause = on_pause
         self._silence_s = CONNECT_TIMEOUT_S
@@ -149,12 +158,15 @@ class Tail:
         """Use one connection until it ends in whatever way."""
         self._silence_s = CONNECT_TIMEOUT_S
         self._delay_s = None
-        query = {} if self.position is None else {"last_event_id": self.position}
+        query = dict(self._query)
+        if self.position is not None:
+            query["last_event_id"] = self.position
         try:
             async with (
                 asyncio.timeout(CONNECT_TIMEOUT_S) as deadline,
                 http.ws_connect(
                     self._url.update_query(query),
+                    headers=self._headers,
                     protocols=(SUBPROTOCOL,),
                     max_msg_size=MAX_FRAME_BYTES,
                     timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT_S),
