@@ -32,6 +32,7 @@ class Disconnect(Enum):
     OVERLOADED = (4004, "the server sheds load; reconnect later and resume")
 
     INTERNAL = (4005, "the server failed; reconnect and resume")
+    DISCONNECTED = (4006, "an operator closed it; reconnect and resume")
 
     # Do not come back with the same request.
     BAD_REQUEST = (4500, "the request is malformed")

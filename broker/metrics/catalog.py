@@ -85,6 +85,25 @@ REFUSED = _labelled(
     reason=(
         *("bad_request", "forbidden", "not_found", "too_many_connections"),
         *("accept_rate", "memory", "unavailable", "draining", "bad_upgrade"),
+        *("unauthorized", "token_expired", "revoked", "too_many_consumers"),
+        *("session_evicted", "session_closed"),
+    ),
+)
+SESSIONS_ENDED = _labelled(
+    Kind.COUNTER,
+    "worker",
+    "broker_sessions_ended_total",
+    "Sessions whose connections in this pod were ended, by reason.",
+    reason=("evicted", "closed"),
+)
+COMMANDS = _labelled(
+    Kind.COUNTER,
+    "worker",
+    "broker_commands_total",
+    "Application commands by result: stored in the command stream, or why not.",
+    result=(
+        *("stored", "rate_limited", "overloaded", "unavailable"),
+        *("id_reused", "too_large"),
     ),
 )
 CLIENT_FRAMES = _plain(
@@ -99,9 +118,12 @@ CLIENT_ERRORS = _labelled(
     "broker_client_errors_total",
     "Client frames that were answered with an error, by its code.",
     code=(
-        *("bad_json", "bad_frame", "unknown_cmd", "bad_session"),
+        *("bad_json", "bad_frame", "bad_session", "bad_position"),
         *("already_subscribed", "not_subscribed", "too_many_subscriptions"),
-        *("rate_limited", "unavailable", "bad_position"),
+        *("rate_limited", "unavailable", "not_found", "forbidden"),
+        *("no_consumer", "not_delivered", "too_many_consumers"),
+        *("already_authenticated", "unauthorized", "token_expired", "revoked"),
+        *("session_evicted", "session_closed"),
     ),
 )
 

@@ -21,8 +21,8 @@ _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=_MAX_NAME_CHARS)]
 
 _NOT_JSON = "the frame is not JSON"
 _WRONG_SHAPE = (
-    'a frame is {"cmd": text, "id": text, "data": object}; id and data may be left out;'
-    " cmd and id have 1 to 128 characters"
+    'a frame is {"cmd": text, "id": text, "session": text, "data": object}; all but cmd'
+    " may be left out; cmd and id have 1 to 128 characters"
 )
 
 
@@ -33,31 +33,43 @@ class ClientFrame(msgspec.Struct, frozen=True):
         cmd: The command's name, 1 to 128 characters.
         id: The client's name for this frame, 1 to 128 characters; the ``ref`` of
             the answer.
-        data: The arguments.
+        session: Which session a command is for; by default that of the path.
+        data: The arguments: the JSON text of an object or null, as it came.
     """
 
     cmd: _Name
     id: _Name | None = None
-    data: dict[str, object] | None = None
+    session: str | None = None
+    data: msgspec.Raw = msgspec.Raw(b"null")
+
+    @property
+    def arguments(self) -> dict[str, object]:
+        """The arguments as values; nothing given is the same as none."""
+        return _decode_arguments(self.data) or {}
 
 
 class BadFrame(BrokerError):
-    """A client frame cannot be understood; the connection stays.
+    """A client frame cannot be understood or done; the connection stays.
 
     Attributes:
-        code: ``bad_json`` or ``bad_frame``, for the ``error`` frame and metrics.
+        code: Such as ``bad_json``, for the ``error`` frame and metrics.
         message: For the developer of the client; repeats nothing of the frame.
         ref: The frame's ``id`` where that could be read.
+        retry: Whether the same frame may succeed later.
     """
 
-    def __init__(self, code: str, message: str, ref: str | None = None) -> None:
+    def __init__(
+        self, code: str, message: str, ref: str | None = None, *, retry: bool = False
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.ref = ref
+        self.retry = retry
 
 
 _decode_frame = msgspec.json.Decoder(ClientFrame).decode
+_decode_arguments = msgspec.json.Decoder(dict[str, object] | None).decode
 
 
 def position_text(ms: int, n: int, seq: int) -> bytes:
@@ -117,13 +129,16 @@ def read_client_frame(payload: bytes) -> ClientFrame:
         BadFrame: It is not JSON, or not ``{"cmd": ..., "id": ..., "data": {...}}``.
     """
     try:
-        return _decode_frame(payload)
+        frame = _decode_frame(payload)
+        # It must be sound as a whole: a command hands it on without a look.
+        _decode_arguments(frame.data)
     except msgspec.ValidationError:
         raise _wrong_shape(payload) from None
     except RecursionError:
         raise BadFrame("bad_json", "the frame is nested too deeply") from None
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise BadFrame("bad_json", _NOT_JSON) from None
+    return frame
 
 
 def _wrong_shape(payload: bytes) -> BadFrame:

@@ -175,6 +175,11 @@ class Connection(asyncio.Protocol):
         self._transport.write(request)
         return future
 
+    def send_unanswered(self, command: Command) -> None:
+        """Send a command that is answered by pushes, such as ``SUBSCRIBE``."""
+        if not self._closed and self._transport is not None:
+            self._transport.write(encode_commands(command))
+
     async def call(self, *command: bytes | str | int) -> Any:
         """Send one command and return its reply.
 

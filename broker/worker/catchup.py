@@ -308,6 +308,8 @@ class Catchup:
         sub.hole = None
         sub.checked = True
         sub.epoch = sub.channel.epoch
+        if sub.consumer is not None:
+            sub.consumer.restart()
         if sub.announced:
             notices.send_reset(sub)
         else:

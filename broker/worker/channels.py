@@ -89,6 +89,13 @@ class Socket(Protocol):
         """Say why and close."""
 
 
+class Consumer(Protocol):
+    """What follows where a subscription stands."""
+
+    def restart(self) -> None:
+        """The stream is another one: it begins at its start."""
+
+
 class Subscription:
     """One connection reading one session.
 
@@ -103,6 +110,7 @@ class Subscription:
         start: What it asked for.
         overflow: What happens when its socket does not keep up.
         ref: Id of the subscribe command, None for a session named by the path.
+        consumer: Commits its position; None where nobody asked for that.
         announced: Whether ``subscribed`` was sent.
         checked: Whether ``position`` is known to be of this stream.
         replayed: Events sent since it last was behind.
@@ -119,6 +127,7 @@ class Subscription:
         "behind_since",
         "channel",
         "checked",
+        "consumer",
         "epoch",
         "hole",
         "live_since",
@@ -149,6 +158,7 @@ class Subscription:
         self.start = start
         self.overflow = overflow
         self.ref = ref
+        self.consumer: Consumer | None = None
         self.announced = False
         self.checked = False
         self.replayed = 0

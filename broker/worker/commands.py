@@ -1,59 +1,118 @@
-"""Answers what clients say in ``broker.v1``."""
+"""Answers what clients say in ``broker.v1``, each client in its own order."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
 
-from broker.config import Settings
+import structlog
+
 from broker.disconnect import Disconnect
 from broker.metrics import catalog
 from broker.metrics.slots import Row
-from broker.model import is_session_name
 from broker.protocols.native import BadFrame, ClientFrame, read_client_frame
 from broker.worker.connection import Connection
-from broker.worker.limits import Limits
-from broker.worker.starting import BadStart, read_overflow, read_start
-from broker.worker.subscriptions import Subscriptions
+from broker.worker.handshake import Refusal
+
+log = structlog.get_logger(__name__)
 
 ERRORS_MAX = 100
 """Bad frames after which a connection is closed."""
+WAITING_MAX = 1000
+"""Frames of one connection that may wait behind one that needs Redis."""
+
+Handler = Callable[[Connection, ClientFrame], Awaitable[None] | None]
 
 
 class Commands:
-    """The broker's own commands: ``ping``, ``subscribe`` and ``unsubscribe``."""
+    """Reads frames and gives each to its handler.
+
+    A handler that must ask somebody returns an awaitable; until it is done, what the
+    same connection says waits. So a client's commands are done in its own order, and
+    nobody else waits for them.
+
+    Args:
+        values: The process's metric row.
+        handlers: What the broker does itself, by ``cmd``.
+        otherwise: Every other command: the application's.
+    """
 
     def __init__(
-        self,
-        settings: Settings,
-        subscriptions: Subscriptions,
-        limits: Limits,
-        values: Row,
-        refuses_watches: Callable[[str], str],
+        self, values: Row, handlers: dict[str, Handler], otherwise: Handler
     ) -> None:
-        self._settings = settings
-        self._subscriptions = subscriptions
-        self._limits = limits
         self._values = values
-        self._refuses_watches = refuses_watches
-        self._handlers = {
-            "ping": self._handle_ping,
-            "subscribe": self._handle_subscribe,
-            "unsubscribe": self._handle_unsubscribe,
-        }
+        self._handlers = handlers
+        self._otherwise = otherwise
+        self._waiting: dict[Connection, deque[bytes]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def handle(self, connection: Connection, payload: bytes) -> None:
         """Answer one text frame; a bad one is answered with ``error``."""
         self._values[catalog.CLIENT_FRAMES.slot] += 1
+        waiting = self._waiting.get(connection)
+        if waiting is None:
+            self._begin(connection, payload)
+        elif len(waiting) < WAITING_MAX:
+            waiting.append(payload)
+        else:
+            refuse = BadFrame("rate_limited", "too many commands at once", retry=True)
+            self.refuse(connection, refuse)
+
+    def _begin(self, connection: Connection, payload: bytes) -> None:
+        work = self._do(connection, payload)
+        if work is not None:
+            self._waiting[connection] = deque()
+            task = asyncio.get_running_loop().create_task(self._go_on(connection, work))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _do(self, connection: Connection, payload: bytes) -> Awaitable[None] | None:
+        """Do what *payload* asks for, or begin to."""
+        ref = None
         try:
             frame = read_client_frame(payload)
-            self._handlers.get(frame.cmd, self._handle_unknown)(connection, frame)
+            ref = frame.id
+            handler = self._handlers.get(frame.cmd, self._otherwise)
+            work = handler(connection, frame)
         except BadFrame as error:
-            self._refuse(connection, error)
+            self.refuse(connection, error)
+            return None
+        except Refusal as refusal:
+            self.refuse(connection, bad_frame(refusal, ref))
+            return None
+        return None if work is None else self._finish(connection, ref, work)
 
-    def _refuse(self, connection: Connection, error: BadFrame) -> None:
+    async def _finish(
+        self, connection: Connection, ref: str | None, work: Awaitable[None]
+    ) -> None:
+        try:
+            await work
+        except BadFrame as error:
+            self.refuse(connection, error)
+        except Refusal as refusal:
+            self.refuse(connection, bad_frame(refusal, ref))
+        except Exception:
+            log.exception("command_failed")
+            connection.close(Disconnect.INTERNAL)
+
+    async def _go_on(self, connection: Connection, work: Awaitable[None]) -> None:
+        waiting = self._waiting[connection]
+        try:
+            await work
+            while waiting and connection.open:
+                following = self._do(connection, waiting.popleft())
+                if following is not None:
+                    await following
+        finally:
+            del self._waiting[connection]
+
+    def refuse(self, connection: Connection, error: BadFrame) -> None:
+        """Answer with ``error``; too many of them end the connection."""
         self._values[catalog.CLIENT_ERRORS.slots[error.code]] += 1
         data: dict[str, object] = {"code": error.code, "message": error.message}
+        if error.retry:
+            data["retry"] = True
         if error.ref is not None:
             data["ref"] = error.ref
         connection.send(connection.format.notice("error", data))
@@ -61,65 +120,7 @@ class Commands:
         if connection.errors >= ERRORS_MAX:
             connection.close(Disconnect.TOO_MANY_ERRORS)
 
-    def _handle_unknown(self, connection: Connection, frame: ClientFrame) -> None:
-        known = ", ".join(self._handlers)
-        raise BadFrame("unknown_cmd", f"cmd is one of {known}", frame.id)
 
-    def _handle_ping(self, connection: Connection, frame: ClientFrame) -> None:
-        connection.send(connection.format.notice("pong", _with_ref({}, frame)))
-
-    def _handle_subscribe(self, connection: Connection, frame: ClientFrame) -> None:
-        session = _session_of(frame)
-        wanted = frame.data or {}
-        try:
-            start = read_start(wanted, self._settings.max_replay_entries)
-            overflow = read_overflow(wanted)
-        except BadStart as error:
-            raise BadFrame("bad_position", str(error), frame.id) from None
-        if session in connection.subs:
-            raise BadFrame(
-                "already_subscribed", "unsubscribe first to read it anew", frame.id
-            )
-        if not self._limits.may_subscribe(connection.user, len(connection.subs)):
-            raise BadFrame(
-                "too_many_subscriptions", "unsubscribe from another first", frame.id
-            )
-        if not self._may_ask(connection):
-            raise BadFrame("rate_limited", "too many subscribe commands", frame.id)
-        if self._refuses_watches(session):
-            raise BadFrame("unavailable", "try again later", frame.id)
-        self._subscriptions.open(connection, session, start, overflow, frame.id)
-
-    def _handle_unsubscribe(self, connection: Connection, frame: ClientFrame) -> None:
-        session = _session_of(frame)
-        sub = connection.subs.get(session)
-        if sub is None:
-            raise BadFrame("not_subscribed", "there is no subscription to it", frame.id)
-        self._subscriptions.end(sub)
-        data = _with_ref({}, frame)
-        connection.send(connection.format.notice("unsubscribed", data, session))
-
-    def _may_ask(self, connection: Connection) -> bool:
-        """A token bucket in two numbers: most connections never need one."""
-        burst = float(self._settings.max_subscriptions_per_connection)
-        now = time.monotonic()
-        tokens, at = connection.allowance or (burst, now)
-        tokens = min(burst, tokens + (now - at) * self._settings.subscribe_rate_per_s)
-        allowed = tokens >= 1
-        connection.allowance = (tokens - allowed, now)
-        return allowed
-
-
-def _session_of(frame: ClientFrame) -> str:
-    session = (frame.data or {}).get("session")
-    if not isinstance(session, str) or not is_session_name(session):
-        raise BadFrame(
-            "bad_session",
-            "data.session is a letter or digit and up to 127 of A-Z a-z 0-9 . _ : @ -",
-            frame.id,
-        )
-    return session
-
-
-def _with_ref(data: dict[str, object], frame: ClientFrame) -> dict[str, object]:
-    return data if frame.id is None else data | {"ref": frame.id}
+def bad_frame(refusal: Refusal, ref: str | None) -> BadFrame:
+    """The same refusal as the answer to a frame."""
+    return BadFrame(refusal.reason, refusal.message, ref, retry=refusal.temporary)

@@ -7,10 +7,12 @@ here and aiohttp's objects are released, which leaves 2 KB per idle connection.
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 from os import write
 from typing import Protocol, cast
 
+from broker.control.identity import Identity
 from broker.disconnect import Disconnect
 from broker.protocols import websocket
 from broker.protocols.formats import SSE, Format
@@ -46,7 +48,8 @@ class Connection(asyncio.Protocol):
 
     Attributes:
         format: The wire format.
-        user: Who it is.
+        number: 64 random bits that name it.
+        identity: Who it is and what that allows; None until a token has said so.
         session: The session named by the path, empty for ``/v1/ws``.
         subs: Its subscriptions by session.
         fd: Descriptor that may be written to at once; -1 while bytes are queued, and
@@ -55,6 +58,7 @@ class Connection(asyncio.Protocol):
         heard: Something came since the last heartbeat.
         errors: Bad frames so far.
         allowance: State of the subscribe rate limit, None until it is used.
+        command_allowance: The same for commands.
         slot: Its place in the heartbeat wheel.
     """
 
@@ -67,17 +71,21 @@ class Connection(asyncio.Protocol):
         "_transport",
         "allowance",
         "blocked",
+        "command_allowance",
         "errors",
         "fd",
         "format",
         "heard",
+        "identity",
+        "number",
         "session",
         "slot",
         "subs",
-        "user",
     )
 
-    def __init__(self, owner: Owner, wire: Format, user: str, session: str) -> None:
+    def __init__(
+        self, owner: Owner, wire: Format, identity: Identity | None, session: str
+    ) -> None:
         self._owner = owner
         self._parser: websocket.FrameParser | None = None
         self._transport: asyncio.Transport | None = None
@@ -86,13 +94,15 @@ class Connection(asyncio.Protocol):
         self._reason: Disconnect | None = None
         self.fd = -1
         self.format = wire
-        self.user = user
+        self.number = random.getrandbits(64)
+        self.identity = identity
         self.session = session
         self.subs: dict[str, Subscription] = {}
         self.blocked = False
         self.heard = True
         self.errors = 0
         self.allowance: tuple[float, float] | None = None
+        self.command_allowance: tuple[float, float] | None = None
         self.slot = 0
 
     def attach(
@@ -118,6 +128,28 @@ class Connection(asyncio.Protocol):
         if corked and self._transport is not None:
             self._set_direct(True)
             self._write(b"".join(corked))
+
+    @property
+    def user(self) -> str:
+        """Whose it is; empty for nobody's."""
+        return "" if self.identity is None else self.identity.user
+
+    @property
+    def connection_id(self) -> str:
+        """The name of the connection, as clients and services see it."""
+        return f"{self.number:016x}"
+
+    @property
+    def ending(self) -> str:
+        """Why it ends, as a metric label."""
+        if self._reason is not None:
+            return self._reason.label
+        return "lost" if self._transport is None else "unsubscribed"
+
+    def set_frame_limit(self, size: int) -> None:
+        """Allow messages of at most *size* bytes from now on."""
+        if self._parser is not None:
+            self._parser.max_frame_bytes = size
 
     @property
     def open(self) -> bool:
@@ -303,8 +335,7 @@ class Connection(asyncio.Protocol):
         self._transport = None
         self._set_direct(False)
         self._socket_fd = -1
-        reason = self._reason
-        self._owner.handle_lost(self, reason.label if reason else "lost")
+        self._owner.handle_lost(self, self.ending)
 
 
 def prepare_listening(sock: socket.socket, notsent_lowat_bytes: int) -> None:

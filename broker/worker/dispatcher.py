@@ -187,6 +187,9 @@ class Dispatcher:
     def _reset(self, channel: Channel) -> None:
         data = {"from": str(START), "tip": str(START)}
         self._hub.notice(channel, "reset", data)
+        for sub in channel.everybody():
+            if sub.consumer is not None and sub.state is State.LIVE:
+                sub.consumer.restart()
         channel.tip = START
         channel.epoch += 1
         channel.begin_life()

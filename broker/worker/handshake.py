@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
+import msgspec
 from aiohttp import hdrs, web
 
 from broker.config import Settings
+from broker.disconnect import Disconnect
 from broker.model import is_session_name
-from broker.worker.channels import Overflow, Start
-from broker.worker.starting import BadStart, read_overflow, read_start
+from broker.protocols.handshake import choose_subprotocol
+from broker.worker.starting import BadStart, Reading, read_reading
 
 USER_BYTES_MAX = 256
 RETRY_AFTER_S = (1, 5)
@@ -30,6 +31,12 @@ MESSAGES = {
     "unavailable": "the event store is away",
     "draining": "this server is going away",
     "bad_upgrade": "this is not a WebSocket handshake",
+    "unauthorized": "a valid token is needed",
+    "token_expired": "the token has expired; get a new one",
+    "revoked": "access was revoked",
+    "session_evicted": "the user opened newer sessions; takeover=1 opens it again",
+    "session_closed": "the session was closed; takeover=1 opens it again",
+    "too_many_consumers": "the session has as many consumers as it may",
 }
 
 STATUSES = {
@@ -38,8 +45,25 @@ STATUSES = {
     "not_found": 404,
     "too_many_connections_per_user": 429,
     "too_many_connections_per_session": 429,
+    "unauthorized": 401,
+    "token_expired": 401,
+    "revoked": 401,
+    "session_evicted": 409,
+    "session_closed": 409,
+    "too_many_consumers": 409,
 }
 """HTTP status by reason; everything else is 503: come back later."""
+
+TERMINAL = {
+    "unauthorized": Disconnect.UNAUTHORIZED,
+    "token_expired": Disconnect.TOKEN_EXPIRED,
+    "revoked": Disconnect.REVOKED,
+    "forbidden": Disconnect.FORBIDDEN,
+    "not_found": Disconnect.NOT_FOUND,
+    "session_evicted": Disconnect.SESSION_EVICTED,
+    "session_closed": Disconnect.SESSION_CLOSED,
+}
+"""Refusals for good by reason: what a page is told, since it sees no HTTP status."""
 
 
 class Refusal(Exception):
@@ -50,6 +74,7 @@ class Refusal(Exception):
         status: HTTP status.
         message: For a person; repeats nothing of the request.
         headers: What the answer carries besides.
+        details: More for a ``closing`` frame, such as ``replaced_by``.
     """
 
     def __init__(
@@ -59,11 +84,13 @@ class Refusal(Exception):
         *,
         status: int = 0,
         headers: dict[str, str] | None = None,
+        details: Mapping[str, object] = MappingProxyType({}),
     ) -> None:
         self.reason = reason
         self.status = status or STATUSES.get(reason, 503)
         self.message = message or MESSAGES[reason]
         self.headers = headers or {}
+        self.details = details
         if self.status in (429, 503):
             # Not all at the same second: the answer spreads those who come back.
             self.headers[hdrs.RETRY_AFTER] = str(random.randint(*RETRY_AFTER_S))  # noqa: S311
@@ -75,21 +102,18 @@ class Refusal(Exception):
         return self.status in (429, 503)
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """What a client asks for.
 
     Attributes:
         session: The session of the path, empty for ``/v1/ws``.
-        user: Who it says it is; empty where nobody asks.
-        start: From where it wants events.
-        overflow: What happens when its socket does not keep up.
+        user: Who it says it is, which counts only where nobody asks for a token.
+        reading: How it wants the session of the path.
     """
 
-    session: str
-    user: str
-    start: Start = field(default_factory=Start)
-    overflow: Overflow = Overflow.LAG
+    session: str = ""
+    user: str = ""
+    reading: Reading = Reading()
 
 
 def read_request(
@@ -116,24 +140,39 @@ def read_request(
         )
     check_origin(request, settings)
     query = {**request.query, **newer}
+    try:
+        reading = read_reading(query, settings.max_replay_entries)
+    except BadStart as error:
+        raise Refusal("bad_request", str(error)) from None
+    return Wanted(session=session, user=_read_user(query), reading=reading)
+
+
+def _read_user(query: Mapping[str, str]) -> str:
     user = query.get("user", "")
     if len(user.encode("utf-8", "replace")) > USER_BYTES_MAX or not user.isprintable():
         raise Refusal("bad_request", f"user is text of at most {USER_BYTES_MAX} bytes")
-    if "token" in query:
-        raise Refusal(
-            "bad_request",
-            "a token in the URL ends up in logs: send it as Authorization: Bearer or "
-            "as the subprotocol bearer.<token>",
-        )
-    try:
-        return Wanted(
-            session=session,
-            user=user,
-            start=read_start(query, settings.max_replay_entries),
-            overflow=read_overflow(query),
-        )
-    except BadStart as error:
-        raise Refusal("bad_request", str(error)) from None
+    return user
+
+
+def read_token(request: web.BaseRequest, settings: Settings) -> str | None:
+    """The token of a request: of its header, its subprotocols or, if allowed, its URL.
+
+    Raises:
+        Refusal: It is in the URL although that is switched off.
+    """
+    if "token" in request.query:
+        if not settings.token_in_query:
+            raise Refusal(
+                "bad_request",
+                "a token in the URL ends up in logs: send it as Authorization: Bearer "
+                "or as the subprotocol bearer.<token>",
+            )
+        return request.query["token"]
+    scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    if scheme.lower() == "bearer":
+        return token.strip()
+    offered = request.headers.getall(hdrs.SEC_WEBSOCKET_PROTOCOL, [])
+    return choose_subprotocol(offered)[1]
 
 
 def check_origin(request: web.BaseRequest, settings: Settings) -> None:

@@ -76,14 +76,22 @@ class Limits:
         self.subscriptions = 0
         self.memory_is_high = False
 
-    def refusal(self, user: str, session: str) -> str:
-        """Why a connection may not be opened now, as a metric label; "" if it may."""
+    def refusal(self, user: str, session: str, of_user: int | None = None) -> str:
+        """Why a connection may not be opened now, as a metric label; "" if it may.
+
+        Args:
+            user: Whose it is, empty for nobody's.
+            session: What it reads, empty for nothing yet.
+            of_user: How many connections this user may have instead of the setting.
+        """
         settings = self._settings
+        if of_user is None:
+            of_user = settings.max_connections_per_user
         if self.memory_is_high:
             return "memory"
         if self.connections >= settings.max_connections:
             return "too_many_connections"
-        if user and _reached(self._per_user[user], settings.max_connections_per_user):
+        if user and _reached(self._per_user[user], of_user):
             return "too_many_connections_per_user"
         if session and _reached(
             self._per_session[session], settings.max_connections_per_session

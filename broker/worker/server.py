@@ -12,7 +12,7 @@ import structlog
 from aiohttp import hdrs, web
 
 from broker.config import Settings
-from broker.disconnect import Disconnect
+from broker.control.identity import Identity
 from broker.metrics import catalog
 from broker.metrics.slots import Row
 from broker.protocols import websocket
@@ -21,10 +21,12 @@ from broker.protocols.sse import retry_block
 from broker.worker.connection import Connection
 from broker.worker.handshake import (
     MESSAGES,
+    TERMINAL,
     Refusal,
     Wanted,
     check_origin,
     read_request,
+    read_token,
 )
 from broker.worker.limits import PerAddress
 
@@ -49,15 +51,33 @@ class Host(Protocol):
     """What the server needs of the worker."""
 
     values: Row
+    asks_for_tokens: bool
 
-    def refusal(self, user: str, session: str) -> str:
-        """Why no connection may be opened now; "" if one may."""
+    async def identify(self, token: str | None, user: str) -> Identity:
+        """Find out who has a token, or raise `Refusal`."""
+
+    def check_right(self, identity: Identity, session: str) -> None:
+        """Raise `Refusal` if somebody may not read a session."""
+
+    async def admit(self, identity: Identity, wanted: Wanted) -> Wanted:
+        """Let somebody open a connection and the session it names, or `Refusal`."""
+
+    def give_up(self, identity: Identity, wanted: Wanted) -> None:
+        """Somebody who was admitted has left before there was a connection."""
+
+    def check_waiting_room(self) -> None:
+        """Raise `Refusal` if no more connections may wait for their token."""
+
+    def new_connection(
+        self, identity: Identity | None, session: str, *, sse: bool
+    ) -> Connection:
+        """A connection that is not attached yet."""
 
     def welcome(self, connection: Connection, wanted: Wanted) -> None:
         """A connection is open: greet it and subscribe what its path names."""
 
-    def new_connection(self, wanted: Wanted, *, sse: bool) -> Connection:
-        """A connection that is not attached yet."""
+    def await_token(self, connection: Connection, wanted: Wanted) -> None:
+        """A connection is open that has not said who it is."""
 
 
 HistoryHandler = Callable[[web.BaseRequest, list[str]], Awaitable[web.Response]]
@@ -93,17 +113,27 @@ class Server:
     async def _route(self, request: web.BaseRequest) -> web.StreamResponse:
         match request.path.split("/"):
             case ["", "v1", "ws"]:
-                return self._open_websocket(request, "")
+                return await self._open_websocket(request, "")
             case ["", "v1", "ws", *rest]:
-                return self._open_websocket(request, "/".join(rest) or "/")
+                return await self._open_websocket(request, "/".join(rest) or "/")
             case ["", "v1", "sse", *rest] if rest:
-                return self._open_sse(request, "/".join(rest) or "/")
+                return await self._open_sse(request, "/".join(rest) or "/")
             case ["", "v1", "sessions", session, "events", *rest] if session:
-                check_origin(request, self._settings)
-                return await self._history(request, [session, *rest])
+                return await self._show_history(request, [session, *rest])
         raise Refusal("not_found")
 
-    def _open_websocket(
+    async def _show_history(
+        self, request: web.BaseRequest, path: list[str]
+    ) -> web.Response:
+        check_origin(request, self._settings)
+        identity = await self._identify(request, "")
+        self._host.check_right(identity, path[0])
+        return await self._history(request, path)
+
+    async def _identify(self, request: web.BaseRequest, user: str) -> Identity:
+        return await self._host.identify(read_token(request, self._settings), user)
+
+    async def _open_websocket(
         self, request: web.BaseRequest, session: str
     ) -> web.StreamResponse:
         version = (request.version.major, request.version.minor)
@@ -116,26 +146,45 @@ class Server:
                 headers=accept.headers,
             )
         wanted = read_request(request, session, self._settings)
-        self._check_room(wanted)
-        connection = self._host.new_connection(wanted, sse=False)
+        token = read_token(request, self._settings)
+        identity = None
+        if token is None and self._host.asks_for_tokens:
+            self._host.check_waiting_room()
+        else:
+            identity = await self._host.identify(token, wanted.user)
+            wanted = await self._host.admit(identity, wanted)
+        if _has_left(request):
+            if identity is not None:
+                self._host.give_up(identity, wanted)
+            return HANDED_OVER
+        connection = self._host.new_connection(identity, session, sse=False)
         offered = request.headers.getall(hdrs.SEC_WEBSOCKET_PROTOCOL, [])
         head = _switching(accept, websocket.choose_subprotocol(offered)[0])
         transport, early = take_over(request)
         parser = websocket.FrameParser(self._settings.max_frame_bytes)
         connection.attach(transport, parser)
         connection.send(head)
-        self._host.welcome(connection, wanted)
+        if identity is None:
+            self._host.await_token(connection, wanted)
+        else:
+            self._host.welcome(connection, wanted)
         connection.uncork()
         if early:
             asyncio.get_running_loop().call_soon(connection.data_received, early)
         return HANDED_OVER
 
-    def _open_sse(self, request: web.BaseRequest, session: str) -> web.StreamResponse:
+    async def _open_sse(
+        self, request: web.BaseRequest, session: str
+    ) -> web.StreamResponse:
         if request.method != hdrs.METH_GET:
             raise Refusal("bad_request", "an event stream is read with GET")
         wanted = self._read_sse(request, session)
-        self._check_room(wanted)
-        connection = self._host.new_connection(wanted, sse=True)
+        identity = await self._identify(request, wanted.user)
+        wanted = await self._host.admit(identity, wanted)
+        if _has_left(request):
+            self._host.give_up(identity, wanted)
+            return HANDED_OVER
+        connection = self._host.new_connection(identity, session, sse=True)
         origin = request.headers.get(hdrs.ORIGIN, "")
         transport, _early = take_over(request)
         connection.attach(transport, None)
@@ -150,11 +199,6 @@ class Server:
         newer = {"last_event_id": last} if last else {}
         return read_request(request, session, self._settings, newer)
 
-    def _check_room(self, wanted: Wanted) -> None:
-        reason = self._host.refusal(wanted.user, wanted.session)
-        if reason:
-            raise Refusal(reason)
-
     # Refusals.
 
     def _refuse(self, request: web.BaseRequest, refusal: Refusal) -> web.StreamResponse:
@@ -166,7 +210,7 @@ class Server:
             answer = _refuse_event_source(refusal)
             if answer is not None:
                 return answer
-        elif refusal.status in TERMINAL and self._terminal.take(request.remote or ""):
+        elif refusal.reason in TERMINAL and self._terminal.take(request.remote or ""):
             accepted = self._refuse_browser(request, refusal)
             if accepted is not None:
                 return accepted
@@ -188,7 +232,7 @@ class Server:
             random.uniform(*TERMINAL_DELAY_S),  # noqa: S311 - spreading load
             _close_terminally,
             transport,
-            TERMINAL[refusal.status],
+            refusal,
         )
         return HANDED_OVER
 
@@ -296,25 +340,27 @@ def _refuse_event_source(refusal: Refusal) -> web.Response | None:
             content_type="text/event-stream",
             headers=HEADERS,
         )
-    if refusal.status in (401, 403, 404):
+    if refusal.reason in TERMINAL:
         return web.Response(status=204, headers=HEADERS)
     return None
 
 
-def _close_terminally(transport: asyncio.Transport, reason: Disconnect) -> None:
+def _close_terminally(transport: asyncio.Transport, refusal: Refusal) -> None:
     if transport.is_closing():
         return
+    reason = TERMINAL[refusal.reason]
     data = {"code": reason.code, "reason": reason.label, "retry": reason.retry}
     transport.write(
-        NATIVE.notice("closing", data) + websocket.close_frame(reason.code, reason.text)
+        NATIVE.notice("closing", data | dict(refusal.details))
+        + websocket.close_frame(reason.code, reason.text)
     )
     transport.close()
 
 
-TERMINAL = {
-    401: Disconnect.UNAUTHORIZED,
-    403: Disconnect.FORBIDDEN,
-    404: Disconnect.NOT_FOUND,
-}
+def _has_left(request: web.BaseRequest) -> bool:
+    """Whether the client went away while somebody was asked about it."""
+    transport = request.transport
+    return transport is None or transport.is_closing()
+
 
 __all__ = ["SSE", "Handler", "Host", "Server", "take_over"]

@@ -5,17 +5,85 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+import msgspec
+
 from broker.entry import is_rfc3339
-from broker.model import U64_MAX, Position, parse_position
+from broker.model import U64_MAX, Position, is_session_name, parse_position
 from broker.worker.channels import Overflow, Start, StartAt
 
 DIGITS_MAX = 18
+
+CONSUMER_CHARS_MAX = 64
 
 OVERFLOWS = {overflow.name.lower(): overflow for overflow in Overflow}
 
 
 class BadStart(ValueError):
     """A parameter cannot be used; the message says which and what is allowed."""
+
+
+class Reading(msgspec.Struct, frozen=True, kw_only=True):
+    """How a client wants to read one session.
+
+    Attributes:
+        start: From where it wants events.
+        overflow: What happens when its socket does not keep up.
+        consumer: Under which name its position is committed, empty for none.
+        auto_ack: Commit what was handed to its socket, without an ``ack``.
+        presence: Tell it who comes and goes.
+        takeover: Open the session again if it was evicted or closed.
+    """
+
+    start: Start = Start()
+    overflow: Overflow = Overflow.LAG
+    consumer: str = ""
+    auto_ack: bool = False
+    presence: bool = False
+    takeover: bool = False
+
+
+def read_reading(wanted: Mapping[str, object], max_entries: int) -> Reading:
+    """Read everything that a URL or a ``subscribe`` may say about one session.
+
+    Args:
+        wanted: Parameters by name; absent and empty ones count as not given.
+        max_entries: Largest N of ``last_event_id=-N``.
+
+    Raises:
+        BadStart: One of them cannot be read.
+    """
+    consumer = _read_consumer(wanted)
+    ack = _text(wanted, "ack") or "manual"
+    if ack not in ("manual", "auto"):
+        raise BadStart("ack is manual or auto")
+    if ack == "auto" and not consumer:
+        raise BadStart("ack=auto needs a consumer")
+    return Reading(
+        start=read_start(wanted, max_entries),
+        overflow=read_overflow(wanted),
+        consumer=consumer,
+        auto_ack=ack == "auto",
+        presence=_read_flag(wanted, "presence"),
+        takeover=_read_flag(wanted, "takeover"),
+    )
+
+
+def _read_consumer(wanted: Mapping[str, object]) -> str:
+    name = _text(wanted, "consumer")
+    if name and (len(name) > CONSUMER_CHARS_MAX or not is_session_name(name)):
+        raise BadStart(
+            "consumer is a letter or digit and up to 63 of A-Z a-z 0-9 . _ : @ -"
+        )
+    return name
+
+
+def _read_flag(wanted: Mapping[str, object], name: str) -> bool:
+    value = wanted.get(name)
+    if value in (None, False, "", "0", "false"):
+        return False
+    if value in (True, "1", "true"):
+        return True
+    raise BadStart(f"{name} is 0 or 1")
 
 
 def read_start(wanted: Mapping[str, object], max_entries: int) -> Start:

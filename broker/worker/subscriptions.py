@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from broker.disconnect import Disconnect
 from broker.worker.catchup import Catchup
-from broker.worker.channels import Channels, Overflow, Start, State, Subscription
+from broker.worker.channels import Channels, State, Subscription
 from broker.worker.connection import Connection
 from broker.worker.limits import Limits
 from broker.worker.link import Link
+from broker.worker.starting import Reading
 
 REFUSALS = {
     "overloaded": Disconnect.OVERLOADED,
@@ -17,12 +20,23 @@ REFUSALS = {
 """Close reasons for a connection that cannot read the session of its path."""
 
 
+class Watched(Protocol):
+    """Who wants to know of subscriptions."""
+
+    def opened(self, sub: Subscription, reading: Reading) -> None:
+        """A subscription has begun; nothing has been sent for it yet."""
+
+    def ended(self, sub: Subscription) -> None:
+        """A subscription has ended, also one that nobody was told of."""
+
+
 class Subscriptions:
     """The subscriptions of a worker's connections."""
 
-    def __init__(self, channels: Channels, limits: Limits) -> None:
+    def __init__(self, channels: Channels, limits: Limits, watched: Watched) -> None:
         self._channels = channels
         self._limits = limits
+        self._watched = watched
         self._catchup: Catchup
         self._link: Link
 
@@ -34,16 +48,16 @@ class Subscriptions:
         self,
         connection: Connection,
         session: str,
-        start: Start,
-        overflow: Overflow,
+        reading: Reading,
         ref: str | None = None,
     ) -> None:
         """Subscribe; ``subscribed`` follows, at once if the session is read already."""
         channel, new = self._channels.get_or_add(session)
-        sub = Subscription(connection, channel, start, overflow, ref)
+        sub = Subscription(connection, channel, reading.start, reading.overflow, ref)
         connection.subs[session] = sub
         channel.behind[sub] = None
         self._limits.subscribed(connection.user)
+        self._watched.opened(sub, reading)
         if channel.joined:
             self._catchup.begin(sub)
         elif new or not channel.token:
@@ -60,6 +74,7 @@ class Subscriptions:
         self._catchup.set_state(sub, State.CLOSED)
         connection.subs.pop(channel.session, None)
         self._limits.unsubscribed(connection.user)
+        self._watched.ended(sub)
         if not channel.needed:
             self._channels.remove(channel)
             self._link.unwatch(channel)

@@ -31,6 +31,7 @@ class Tending:
         catchup: Catchup,
         limits: Limits,
         schedule: Callable[[], None],
+        look: Callable[[float], None],
     ) -> None:
         self._row = row
         self._lag_timeout_s = settings.lag_timeout_s
@@ -40,6 +41,7 @@ class Tending:
         self._catchup = catchup
         self._limits = limits
         self._schedule = schedule
+        self._look_at_people = look
 
     async def run(self) -> None:
         """Beat, and look around every second; never returns."""
@@ -59,6 +61,7 @@ class Tending:
 
     def _look(self, now: float) -> None:
         self._limits.look_at_memory()
+        self._look_at_people(now)
         self._measure_queues()
         for sub in list(self._catchup.behind):
             stuck = sub.socket.blocked and now - sub.progress_at > self._lag_timeout_s

@@ -10,26 +10,31 @@ import structlog
 
 from broker.config import Settings
 from broker.disconnect import Disconnect
-from broker.metrics import catalog
+from broker.errors import StoreError
 from broker.metrics.slots import Row
 from broker.model import Position
 from broker.process import Boot
-from broker.protocols.formats import NATIVE, SSE
 from broker.ring import board as b
 from broker.ring.receiver import Receiver
 from broker.store.keys import event_key_pattern
+from broker.worker.applications import Applications
 from broker.worker.archive import Archive
 from broker.worker.catchup import Catchup
 from broker.worker.channels import Channels, State, Subscription
 from broker.worker.commands import Commands
 from broker.worker.connection import Connection
 from broker.worker.dispatcher import Dispatcher
-from broker.worker.handshake import Wanted
+from broker.worker.entrance import Entrance
+from broker.worker.evictions import Evictions
 from broker.worker.heartbeat import HeartbeatWheel
 from broker.worker.history import History
 from broker.worker.hub import Hub
 from broker.worker.limits import Limits
 from broker.worker.link import Link
+from broker.worker.members import Members
+from broker.worker.plane import ControlPlane
+from broker.worker.reception import Reception
+from broker.worker.requests import Requests
 from broker.worker.subscriptions import Subscriptions
 from broker.worker.tending import Tending
 
@@ -39,6 +44,8 @@ READER_ROW = 0
 LAST_WORDS_S = 6.0
 """How long closed connections may take to be gone at the end of a drain."""
 SPREAD_MS = 500
+FLUSH_S = 3.0
+"""How long Redis may take to write the last commits."""
 
 
 class Worker:
@@ -58,25 +65,24 @@ class Worker:
         self._settings = settings
         self._board = board
         self._row = boot.index
-        self._draining = False
-        self._connections: set[Connection] = set()
         self._empty = asyncio.Event()
         self._channels = Channels()
-        self._limits = Limits(settings)
-        keys = event_key_pattern(settings.event_stream)
+        limits = Limits(settings)
         self._archive = Archive(
             settings.redis_url.get_secret_value(),
             f"broker-worker-{boot.pod}-{boot.index}",
-            keys,
+            event_key_pattern(settings.event_stream),
             values,
             lambda: board.get(READER_ROW, b.REDIS_IDENTITY),
         )
         self.history = History(settings, self._archive)
-        self.subscriptions = Subscriptions(self._channels, self._limits)
+        hub = Hub(values, self._fall_behind)
+        self._plane = ControlPlane(boot, settings, values)
+        self._members = Members(self._plane, lambda: hub.busy)
+        self._subscriptions = Subscriptions(self._channels, limits, self._members)
         self.dispatcher = Dispatcher(
             boot.index, receiver, self._channels, values, self._drained, self._probed
         )
-        hub = Hub(values, self._fall_behind)
         self._catchup = Catchup(
             receiver,
             self._archive,
@@ -84,14 +90,36 @@ class Worker:
             values,
             settings.max_event_bytes,
             self.dispatcher.schedule,
-            self.subscriptions.refuse,
+            self._subscriptions.refuse,
         )
         self._link = Link(
             boot.requests_address, boot.index, self._channels, self.dispatcher.cut_off
         )
         self.dispatcher.connect(hub, self._catchup, self._link)
-        self.subscriptions.connect(self._catchup, self._link)
+        self._subscriptions.connect(self._catchup, self._link)
         self._wheel = HeartbeatWheel(settings.heartbeat_s)
+        self._entrance = Entrance(settings, self._plane, self._archive)
+        self.reception = Reception(
+            settings,
+            values,
+            limits,
+            self._entrance,
+            self._subscriptions,
+            self._wheel,
+            self._refusal,
+        )
+        self.reception.connect(self)
+        self._plane.connect(
+            Evictions(
+                boot,
+                values,
+                self.reception.people,
+                self._plane.revocations,
+                self._subscriptions,
+                self._members,
+                self._catchup,
+            )
+        )
         self._tending = Tending(
             boot.index,
             settings,
@@ -99,19 +127,28 @@ class Worker:
             values,
             self._channels,
             self._catchup,
-            self._limits,
+            limits,
             self.dispatcher.schedule,
+            self._look,
         )
-        self._commands = Commands(
+        requests = Requests(
             settings,
-            self.subscriptions,
-            self._limits,
-            values,
+            self._subscriptions,
+            limits,
+            self._entrance,
+            self._plane,
+            self.reception.change_identity,
             self._refuses_watch,
         )
+        applications = Applications(values, self._entrance, self._plane)
+        self._commands = Commands(values, requests.handlers, applications.handle)
         probe, _new = self._channels.get_or_add(f"_probe:{boot.pod}")
         probe.pinned = True
         self._drained(receiver.cursor)
+
+    def _look(self, now: float) -> None:
+        self.reception.look(now)
+        self._members.look()
 
     def start(self) -> list[asyncio.Task[None]]:
         """Start what runs beside the sockets; if one of these ends, so must we."""
@@ -120,57 +157,28 @@ class Worker:
             asyncio.create_task(self._archive.run(), name="archive"),
             asyncio.create_task(self._wheel.run(), name="heartbeats"),
             asyncio.create_task(self._tending.run(), name="tending"),
+            *self._plane.start(),
         ]
 
-    # What the server asks.
-
-    def refusal(self, user: str, session: str) -> str:
-        """Why no connection may be opened now; "" if one may."""
-        if self._draining:
-            return "draining"
+    def _refusal(self, session: str) -> str:
+        """Why nobody may come in now to read *session*; "" if somebody may."""
         if not self._board.get(READER_ROW, b.REDIS_UP):
             return "unavailable"
-        if session and self._refuses_watch(session):
-            return "unavailable"
-        if session and not self._limits.may_subscribe(user, 0):
-            return "too_many_connections"
-        return self._limits.refusal(user, session)
+        return self._refuses_watch(session) if session else ""
 
     def _refuses_watch(self, session: str) -> str:
         full = self._board.get(READER_ROW, b.WATCHES_REFUSED)
         known = session in self._channels.by_session
         return "unavailable" if full and not known else ""
 
-    def new_connection(self, wanted: Wanted, *, sse: bool) -> Connection:
-        """A connection that is not attached yet."""
-        wire = SSE if sse else NATIVE
-        return Connection(self, wire, wanted.user, wanted.session)
-
-    def welcome(self, connection: Connection, wanted: Wanted) -> None:
-        """Greet a new connection and subscribe it to the session of its path."""
-        self._connections.add(connection)
-        self._limits.opened(connection.user, connection.session)
-        name = connection.format.name
-        self.values[catalog.CONNECTIONS.slots[name]] += 1
-        self.values[catalog.CONNECTIONS_OPENED.slots[name]] += 1
-        self._wheel.add(connection)
-        data = {
-            "connection_id": f"{random.getrandbits(64):016x}",
-            "user": connection.user or None,
-            "heartbeat_s": self._settings.heartbeat_s,
-            "max_frame_bytes": self._settings.max_frame_bytes,
-        }
-        connection.send(connection.format.notice("welcome", data))
-        if wanted.session:
-            self.subscriptions.open(
-                connection, wanted.session, wanted.start, wanted.overflow
-            )
-
     # What connections say.
 
     def handle_text(self, connection: Connection, payload: bytes) -> None:
         """A client said something."""
-        self._commands.handle(connection, payload)
+        if connection.identity is None:
+            self.reception.hear_stranger(connection, payload)
+        else:
+            self._commands.handle(connection, payload)
 
     def handle_drained(self, connection: Connection) -> None:
         """A blocked socket takes bytes again: its subscriptions catch up."""
@@ -179,14 +187,9 @@ class Worker:
 
     def handle_lost(self, connection: Connection, label: str) -> None:
         """A connection has ended."""
-        self.subscriptions.end_all(connection)
-        self._wheel.remove(connection)
-        self._connections.discard(connection)
-        if self._draining and not self._connections:
+        self.reception.forget(connection, label)
+        if self.reception.draining and not self.reception.connections:
             self._empty.set()
-        self._limits.closed(connection.user, connection.session)
-        self.values[catalog.CONNECTIONS.slots[connection.format.name]] -= 1
-        self.values[catalog.CLOSES.slots[label]] += 1
 
     # What the ring says.
 
@@ -210,8 +213,8 @@ class Worker:
             hurry: Set when there is no time left: the rest is closed at once.
         """
         # 1. Nobody new: the listening socket is closed, and a late request is refused.
-        self._draining = True
-        everybody = list(self._connections)
+        self.reception.draining = True
+        everybody = list(self.reception.connections)
         if not everybody:
             self._empty.set()
         random.shuffle(everybody)
@@ -228,7 +231,12 @@ class Worker:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS_S):
                 await self._empty.wait()
-        log.info("drained", left=len(self._connections))
+        # 4. What they committed is written; leases are left to run out by themselves.
+        with contextlib.suppress(TimeoutError, StoreError):
+            async with asyncio.timeout(FLUSH_S):
+                await self._plane.flush()
+        await self._entrance.close()
+        log.info("drained", left=len(self.reception.connections))
 
     async def _wait_until(self, due: float, hurry: asyncio.Event) -> None:
         left = due - asyncio.get_running_loop().time()

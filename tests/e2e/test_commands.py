@@ -170,7 +170,7 @@ async def test_websocket_ping_is_answered_with_its_payload(
             "bad_position",
         ),
         ({"cmd": "unsubscribe", "data": {"session": "never"}}, "not_subscribed"),
-        ({"cmd": "dance", "data": {}}, "unknown_cmd"),
+        ({"cmd": "dance", "data": {}}, "bad_session"),
         ({"cmd": 7}, "bad_frame"),
         ({"data": {}}, "bad_frame"),
         ({"cmd": "subscribe", "data": []}, "bad_frame"),

@@ -127,9 +127,11 @@ async def test_command_content_is_not_printed(
     """Neither good nor bad frames of a client reach the log."""
     client = await WebSocketClient.connect(talkative.public, f"/v1/ws/{session}")
     client.send({"cmd": "auth", "id": "a", "data": {"token": canary}})
-    client.send({"cmd": canary, "id": "b"})
+    client.send({"cmd": "ack", "id": "b", "data": {"position": canary}})
     client.send_frame(wire.TEXT, f'{{"token": "{canary}'.encode())
+    client.send({"cmd": "say", "id": "c", "data": {"text": canary}})
     errors = [await client.until("error") for _ in range(3)]
+    await client.until("ack")
     client.cut()
 
     assert canary not in repr(errors)

@@ -61,7 +61,9 @@ class Front:
         values = self._slots.row(1)
         receiver = Receiver(self._segment)
         self.worker = Worker(boot, self._settings, receiver, self.board, values)
-        self._server = Server(self._settings, self.worker, self.worker.history.handle)
+        self._server = Server(
+            self._settings, self.worker.reception, self.worker.history.handle
+        )
         self.handlers: list[weakref.ref[asyncio.Protocol]] = []
         self.board.set(READER_ROW, b.REDIS_UP, 1)
         self.address: Address = ("", 0)
@@ -82,7 +84,7 @@ class Front:
     @property
     def connection(self) -> Connection:
         """The only connection there is."""
-        (connection,) = self.worker._connections
+        (connection,) = self.worker.reception.connections
         return connection
 
     @property
@@ -94,7 +96,7 @@ class Front:
 
     async def stop(self) -> None:
         self._accepting.close()
-        for connection in list(self.worker._connections):
+        for connection in list(self.worker.reception.connections):
             connection.abort()
         await asyncio.sleep(0)
 
@@ -276,7 +278,7 @@ async def test_a_browser_learns_a_terminal_refusal_from_the_code(
     }
     ended = await client.wait_ended()
     assert ended.code == reason.code
-    assert not front.worker._connections
+    assert not front.worker.reception.connections
 
 
 @pytest.mark.parametrize(

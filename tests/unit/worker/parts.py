@@ -22,6 +22,7 @@ from broker.worker.channels import (
     State,
     Subscription,
 )
+from broker.worker.starting import Reading
 from tests.fakes import FakeClock, FakeSocket
 from tests.unit.worker.seam.account import frames_of
 from tests.unit.worker.seam.pod import KEYS, Client, Shared, WorkerProcess
@@ -244,9 +245,8 @@ class Bench:
         listener = Listener(self.worker, wire)
         listener.blocked = blocked
         with self.worker.loop.running():
-            self.worker.subscriptions.open(
-                listener, SESSION, start or Start(), overflow
-            )
+            reading = Reading(start=start or Start(), overflow=overflow)
+            self.worker.subscriptions.open(listener, SESSION, reading)
         self.worker.loop.settle()
         return listener
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
@@ -11,9 +11,13 @@ import pytest
 from broker.config import load_settings
 from broker.disconnect import Disconnect
 from broker.metrics import catalog
-from broker.worker import commands as module
+from broker.protocols.native import ClientFrame
+from broker.worker import requests as module
 from broker.worker.commands import ERRORS_MAX, Commands
+from broker.worker.connection import Connection
+from broker.worker.entrance import Entrance
 from broker.worker.limits import Limits
+from broker.worker.requests import Requests
 from tests.fakes import FakeClock
 from tests.unit.worker.parts import SESSION, Bench, Listener
 
@@ -32,13 +36,17 @@ class Talk:
         self.bench = bench
         self.listener = Listener(bench.worker)
         self.full = ""
-        self._commands = Commands(
+        nobody = cast("Any", None)
+        requests = Requests(
             settings,
             bench.worker.subscriptions,
             Limits(settings),
-            bench.worker_values,
+            Entrance(settings, nobody, nobody),
+            nobody,
+            nobody,
             lambda _session: self.full,
         )
+        self._commands = Commands(bench.worker_values, requests.handlers, _nothing)
 
     def say(self, cmd: str, ref: str | None = None, **data: object) -> dict[str, Any]:
         """Say a command; the last frame that is answered, empty if there is none."""
@@ -54,6 +62,11 @@ class Talk:
         self.bench.worker.loop.settle()
         answered = self.listener.frames[before:]
         return answered[-1] if answered else {}
+
+
+def _nothing(connection: Connection, frame: ClientFrame) -> None:
+    """An application command that nobody waits for."""
+    del connection, frame
 
 
 @pytest.fixture
@@ -129,7 +142,8 @@ def test_bad_arguments_are_refused(
         (b"{", "bad_json"),
         (b"[]", "bad_frame"),
         (b'{"cmd":5}', "bad_frame"),
-        (b'{"cmd":"dance"}', "unknown_cmd"),
+        (b'{"cmd":"auth"}', "already_authenticated"),
+        (b'{"cmd":"ack"}', "not_subscribed"),
     ],
 )
 def test_bad_frames_are_answered(talk: Talk, text: bytes, expected: str) -> None:

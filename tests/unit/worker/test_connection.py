@@ -141,7 +141,7 @@ async def dial() -> AsyncIterator[Dial]:
         opened.append(ours)
         transport, _ = await loop.connect_accepted_socket(asyncio.Protocol, theirs)
         keeper = Keeper()
-        connection = Connection(keeper, format_, "", "")
+        connection = Connection(keeper, format_, None, "")
         connections.append(connection)
         parser = None if format_ is SSE else websocket.FrameParser(1000)
         connection.attach(transport, parser)

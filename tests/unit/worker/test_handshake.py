@@ -9,6 +9,7 @@ from aiohttp.test_utils import make_mocked_request
 from broker.config import load_settings
 from broker.worker.channels import Overflow, Start, StartAt
 from broker.worker.handshake import Refusal, Wanted, check_origin, read_request
+from broker.worker.starting import Reading
 
 
 def read(query: str = "", session: str = "s1", **headers: str) -> Wanted:
@@ -25,10 +26,10 @@ def request(query: str = "", **headers: str) -> web.Request:
 def test_everything_of_the_query_is_read() -> None:
     """Session, user, start and overflow."""
     wanted = read("?user=ann&last_event_id=-5&overflow=drop")
-    assert wanted == Wanted(
-        "s1", "ann", Start(at=StartAt.LAST_N, count=5), Overflow.DROP
-    )
-    assert read() == Wanted("s1", "")
+    start = Start(at=StartAt.LAST_N, count=5)
+    reading = Reading(start=start, overflow=Overflow.DROP)
+    assert wanted == Wanted(session="s1", user="ann", reading=reading)
+    assert read() == Wanted(session="s1")
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,12 @@ def test_everything_of_the_query_is_read() -> None:
         ("?overflow=x", "s1"),
         (f"?user={'u' * 257}", "s1"),
         ("?user=a%0Ab", "s1"),
-        ("?token=secret", "s1"),
+        ("?consumer=a/b", "s1"),
+        (f"?consumer={'c' * 65}", "s1"),
+        ("?ack=auto", "s1"),
+        ("?consumer=c&ack=x", "s1"),
+        ("?presence=x", "s1"),
+        ("?takeover=x", "s1"),
     ],
 )
 def test_what_cannot_be_used_is_refused(query: str, session: str) -> None:

@@ -16,7 +16,7 @@ class Beating(Connection):
     """A connection that takes note of what the wheel does."""
 
     def __init__(self, wire: Format = NATIVE) -> None:
-        super().__init__(cast("Any", None), wire, "", "")
+        super().__init__(cast("Any", None), wire, None, "")
         self.sent: list[bytes] = []
         self.cut: Disconnect | None = None
 

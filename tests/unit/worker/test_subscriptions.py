@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from broker.disconnect import Disconnect
 from broker.ring import requests
-from broker.worker.channels import Overflow, Start, State
+from broker.worker.channels import State
+from broker.worker.starting import Reading
 from tests.unit.worker.parts import SESSION, Bench, Listener
 
 
@@ -100,7 +101,7 @@ def test_the_end_of_a_connection_ends_all(bench: Bench) -> None:
     """Its subscriptions are counted no longer."""
     listener = bench.open()
     with bench.worker.loop.running():
-        bench.worker.subscriptions.open(listener, "s2", Start(), Overflow.LAG)
+        bench.worker.subscriptions.open(listener, "s2", Reading())
         bench.worker.subscriptions.end_all(listener)
     bench.worker.loop.settle()
     assert not listener.subs

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from broker.config import load_settings
+from broker.control.identity import everybody
 from broker.disconnect import Disconnect
 from broker.errors import StoreUnavailable
 from broker.metrics.slots import Row, Slots
@@ -27,12 +28,13 @@ from broker.store.connection import Connection as StoreConnection
 from broker.store.keys import event_key_pattern
 from broker.worker.archive import Archive
 from broker.worker.catchup import Catchup
-from broker.worker.channels import Channels, Overflow, Start, State, Subscription
+from broker.worker.channels import Channels, Overflow, State, Subscription
 from broker.worker.connection import Connection
 from broker.worker.dispatcher import Dispatcher
 from broker.worker.hub import Hub
 from broker.worker.limits import Limits
 from broker.worker.link import Link
+from broker.worker.starting import Reading
 from broker.worker.subscriptions import Subscriptions
 from tests.fakes import FakeClock, StepLoop
 from tests.unit.worker.seam.account import Account, Broken, frames_of
@@ -179,11 +181,21 @@ class ReaderProcess:
             self.transmitter.commit()
 
 
+class Unwatched:
+    """Nobody wants to know of subscriptions."""
+
+    def opened(self, sub: Subscription, reading: Reading) -> None:
+        pass
+
+    def ended(self, sub: Subscription) -> None:
+        pass
+
+
 class Client(Connection):
     """A connection whose socket keeps accounts instead of sending."""
 
     def __init__(self, owner: WorkerProcess, wire: Format) -> None:
-        super().__init__(cast("Any", owner), wire, "", "")
+        super().__init__(cast("Any", owner), wire, everybody(""), "")
         self._worker = owner
         self.accounts: dict[str, Account] = {}
         self.room = -1
@@ -243,7 +255,9 @@ class WorkerProcess:
         self.channels = Channels()
         self.archive = Archive("redis://nowhere", "model", KEYS, values, lambda: 0)
         self.connect_store()
-        self.subscriptions = Subscriptions(self.channels, Limits(shared.settings))
+        self.subscriptions = Subscriptions(
+            self.channels, Limits(shared.settings), Unwatched()
+        )
         self.dispatcher = Dispatcher(
             self.row, receiver, self.channels, values, _ignore, _ignore
         )
@@ -311,9 +325,9 @@ class WorkerProcess:
         self, client: Client, session: str, account: Account, overflow: Overflow
     ) -> None:
         client.accounts[session] = account
-        start: Start = account.start
+        reading = Reading(start=account.start, overflow=overflow)
         with self.loop.running():
-            self.subscriptions.open(client, session, start, overflow)
+            self.subscriptions.open(client, session, reading)
 
     def end(self, client: Client, session: str) -> None:
         with self.loop.running():

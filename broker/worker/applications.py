@@ -1,0 +1,86 @@
+"""The application's commands: checked here, done by whoever reads their stream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+
+from broker.control.upstream import Answer
+from broker.metrics import catalog
+from broker.metrics.slots import Row
+from broker.model import is_session_name
+from broker.protocols.native import BadFrame, ClientFrame
+from broker.worker.connection import Connection
+from broker.worker.entrance import Entrance
+from broker.worker.plane import ControlPlane
+from broker.worker.requests import BAD_SESSION, identity_of, with_ref
+
+START_SESSION = "start_session"
+"""Handed on like every other, and the deliberate act that opens a session again."""
+
+
+class Applications:
+    """Hands commands on to services, with who said them."""
+
+    def __init__(self, values: Row, entrance: Entrance, plane: ControlPlane) -> None:
+        self._values = values
+        self._entrance = entrance
+        self._plane = plane
+
+    def handle(
+        self, connection: Connection, frame: ClientFrame
+    ) -> Awaitable[None] | None:
+        """Check the right to say it, and append it to the command stream.
+
+        Raises:
+            BadFrame: It may not be said, or not to this session.
+        """
+        session = frame.session or connection.session or _named(frame)
+        if not is_session_name(session):
+            raise BadFrame("bad_session", f"session: {BAD_SESSION}", frame.id)
+        identity = identity_of(connection)
+        if not identity.may_command(session):
+            raise BadFrame(
+                "forbidden", "the token allows no commands to this session", frame.id
+            )
+        if frame.cmd == START_SESSION and identity.user:
+            return self._start(connection, session, frame)
+        self._send(connection, session, frame)
+        return None
+
+    async def _start(
+        self, connection: Connection, session: str, frame: ClientFrame
+    ) -> None:
+        identity = identity_of(connection)
+        await self._entrance.start_session(identity, session, deliberate=True)
+        self._send(connection, session, frame)
+
+    def _send(self, connection: Connection, session: str, frame: ClientFrame) -> None:
+        if connection.user:
+            self._plane.sessions.active(connection.user, session)
+        answer = self._plane.upstream.send(
+            connection, session, frame.cmd, bytes(frame.data), frame.id
+        )
+        if answer.done():
+            self._tell(connection, frame, answer)
+        else:
+            answer.add_done_callback(lambda done: self._tell(connection, frame, done))
+
+    def _tell(
+        self, connection: Connection, frame: ClientFrame, done: asyncio.Future[Answer]
+    ) -> None:
+        answer = done.result()
+        self._values[catalog.COMMANDS.slots[answer.code or "stored"]] += 1
+        if not answer.code:
+            data = with_ref({"id": answer.stream_id}, frame)
+            connection.send(connection.format.notice("ack", data))
+            return
+        data = with_ref({"code": answer.code, "message": answer.message}, frame)
+        if answer.retry:
+            data["retry"] = True
+        connection.send(connection.format.notice("error", data))
+
+
+def _named(frame: ClientFrame) -> str:
+    session = frame.arguments.get("session")
+    return session if isinstance(session, str) else ""

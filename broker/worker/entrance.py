@@ -1,0 +1,153 @@
+"""Who may come in, and to what: identity, rights, open sessions, where to begin."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+
+from broker.config import Settings
+from broker.control.authenticator import Authenticator
+from broker.control.identity import AuthUnavailable, Identity, Unauthorized, everybody
+from broker.errors import StoreError, StoreRefused
+from broker.model import START, Position
+from broker.store.offsets import Consumer
+from broker.worker.archive import Archive
+from broker.worker.channels import Start, StartAt
+from broker.worker.handshake import Refusal
+from broker.worker.plane import ControlPlane
+from broker.worker.starting import Reading
+
+ANONYMOUS = everybody("")
+"""One for all: thousands of connections may be nobody's."""
+
+
+class Entrance:
+    """Decides about connections and subscriptions before they are made."""
+
+    def __init__(
+        self, settings: Settings, plane: ControlPlane, archive: Archive
+    ) -> None:
+        self._settings = settings
+        self._plane = plane
+        self._archive = archive
+        self._authenticator = Authenticator(settings)
+        self.asks_for_tokens = settings.auth != "none"
+
+    async def identify(self, token: str | None, user: str = "") -> Identity:
+        """Find out who has *token*; *user* counts only where nobody asks for one.
+
+        Raises:
+            Refusal: The token is missing, wrong, expired or revoked; or nobody can
+                judge it now.
+        """
+        if not self.asks_for_tokens:
+            return everybody(user) if user else ANONYMOUS
+        if token is None:
+            raise Refusal("unauthorized")
+        try:
+            identity = await self._authenticator.identify(token)
+        except Unauthorized as error:
+            raise Refusal(error.code) from None
+        except AuthUnavailable:
+            raise Refusal("unavailable", "tokens cannot be checked now") from None
+        if self._plane.revocations.refuses(identity, time.time_ns() / 1e9):
+            raise Refusal("revoked")
+        return identity
+
+    async def open(self, identity: Identity, session: str, reading: Reading) -> Reading:
+        """Open *session* for a user who wants to read it.
+
+        Returns:
+            How to read it: with the committed position, if that is where to begin.
+
+        Raises:
+            Refusal: It may not be read, was evicted, or Redis is away.
+        """
+        self.check_right(identity, session)
+        if identity.user:
+            await self.start_session(identity, session, deliberate=reading.takeover)
+        if not reading.consumer:
+            return reading
+        try:
+            return await self._begin_at_commit(identity.user, session, reading)
+        except StoreRefused:
+            raise Refusal("not_found", "the session cannot be read") from None
+        except StoreError:
+            raise Refusal("unavailable") from None
+
+    def check_right(self, identity: Identity, session: str) -> None:
+        """Refuse a session that *identity* may not read.
+
+        Raises:
+            Refusal: It may not.
+        """
+        if not identity.may_subscribe(session):
+            raise Refusal("forbidden", "the token does not allow to read this session")
+
+    async def start_session(
+        self, identity: Identity, session: str, *, deliberate: bool
+    ) -> None:
+        """Make *session* one of the user's open sessions, which may evict the oldest.
+
+        Args:
+            identity: Whose.
+            session: Which.
+            deliberate: Whether it is opened even if it was evicted or closed.
+
+        Raises:
+            Refusal: It was evicted or closed and this is no deliberate act, or Redis
+                is away.
+        """
+        limit = identity.max_sessions
+        if limit is None:
+            limit = self._settings.max_sessions_per_user
+        try:
+            admission = await self._plane.admit(
+                identity.user, session, limit=limit, deliberate=deliberate
+            )
+        except StoreError:
+            raise Refusal("unavailable") from None
+        if admission.verdict != "open":
+            details = {"replaced_by": admission.replaced_by}
+            raise Refusal(
+                f"session_{admission.verdict}",
+                details=details if admission.replaced_by else {},
+            )
+
+    async def _begin_at_commit(
+        self, user: str, session: str, reading: Reading
+    ) -> Reading:
+        """Resume from the committed position, or store where the consumer begins.
+
+        It is stored before the first event is sent: a crash before the first ``ack``
+        must not skip what came until then.
+        """
+        consumer = Consumer(session, user, reading.consumer)
+        start = reading.start
+        stored = await self._plane.commits.read(consumer)
+        if stored is None:
+            stored = await self._begin(consumer, start)
+        if start.at is StartAt.LIVE:
+            start = Start(at=StartAt.POSITION, position=stored)
+        return msgspec.structs.replace(reading, start=start)
+
+    async def _begin(self, consumer: Consumer, start: Start) -> Position:
+        first = await self._position_of(consumer.session, start)
+        result = await self._plane.commits.begin(consumer, first)
+        if result.position is None:
+            raise Refusal(result.code)
+        return result.position
+
+    async def _position_of(self, session: str, start: Start) -> Position:
+        if start.at is StartAt.LIVE:
+            info = await self._archive.info(session)
+            return START if info is None else Position(info.last, info.added or None)
+        if start.at is StartAt.LAST_N:
+            before = await self._archive.before_last(session, start.count)
+            return START if before is None else Position(before)
+        return START if start.at is StartAt.RETAINED else start.position
+
+    async def close(self) -> None:
+        """Give back what identification has opened."""
+        await self._authenticator.close()

@@ -1,0 +1,106 @@
+"""Subscriptions that the control plane knows of: of users, consumers and watchers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from broker.errors import StoreError
+from broker.store.offsets import Consumer
+from broker.worker.channels import State, Subscription
+from broker.worker.connection import Connection
+from broker.worker.consumers import Committer
+from broker.worker.plane import ControlPlane
+from broker.worker.starting import Reading
+
+
+class Members:
+    """Joins subscriptions with open sessions, committed positions and presence.
+
+    Anonymous reading without consumer or presence is not in here at all.
+
+    Args:
+        plane: The worker's end of the control plane.
+        is_sending: Whether broadcasts are under way.
+    """
+
+    def __init__(self, plane: ControlPlane, is_sending: Callable[[], bool]) -> None:
+        self._plane = plane
+        self._is_sending = is_sending
+        self._automatic: dict[Subscription, Committer] = {}
+        self._watching: dict[str, dict[Subscription, None]] = {}
+        self._newcomers: dict[Subscription, None] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def opened(self, sub: Subscription, reading: Reading) -> None:
+        """A subscription has begun; nothing has been sent for it yet."""
+        connection, session = _connection(sub), sub.channel.session
+        user = connection.user
+        if reading.consumer:
+            consumer = Consumer(session, user, reading.consumer)
+            committer = Committer(self._plane.commits, self._is_sending, sub, consumer)
+            sub.consumer = committer
+            if reading.auto_ack:
+                self._automatic[sub] = committer
+                self._plane.auto_commits.add(committer)
+        if reading.presence:
+            if session not in self._watching:
+                self._watching[session] = {}
+                self._plane.presence.watch(session)
+            self._watching[session][sub] = None
+            self._newcomers[sub] = None
+        if user:
+            name = connection.format.name
+            self._plane.entered(user, session, connection.connection_id, name)
+
+    def ended(self, sub: Subscription) -> None:
+        """A subscription has ended, also one that nobody was told of."""
+        connection, session = _connection(sub), sub.channel.session
+        automatic = self._automatic.pop(sub, None)
+        if automatic is not None:
+            self._plane.auto_commits.remove(automatic)
+        watching = self._watching.get(session)
+        if watching is not None and sub in watching:
+            del watching[sub]
+            self._newcomers.pop(sub, None)
+            if not watching:
+                del self._watching[session]
+                self._plane.presence.unwatch(session)
+        if connection.user:
+            self._plane.left(
+                connection.user, session, connection.connection_id, connection.ending
+            )
+
+    def look(self) -> None:
+        """Tell those who have begun to watch who is there; called each second."""
+        ready = [sub for sub in self._newcomers if sub.announced]
+        for sub in ready:
+            del self._newcomers[sub]
+        if ready:
+            task = asyncio.get_running_loop().create_task(self._introduce(ready))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _introduce(self, subs: list[Subscription]) -> None:
+        for sub in subs:
+            session = sub.channel.session
+            try:
+                count, users = await self._plane.presence.who(session)
+            except StoreError:
+                continue  # It is told when Redis is back.
+            data = {"users": users, "count": count}
+            if sub.state is not State.CLOSED:
+                sub.socket.send(sub.socket.format.notice("present", data, session))
+
+    def tell(self, session: str, data: dict[str, object]) -> None:
+        """Tell who asked for it that users came or went; ``event`` says which."""
+        event = str(data.pop("event"))
+        for sub in list(self._watching.get(session, ())):
+            if sub.state is not State.CLOSED and not sub.socket.blocked:
+                sub.socket.send(sub.socket.format.notice(event, data, session))
+
+
+def _connection(sub: Subscription) -> Connection:
+    connection = sub.socket
+    assert isinstance(connection, Connection)  # noqa: S101 - narrows for mypy
+    return connection

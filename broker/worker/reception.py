@@ -1,0 +1,224 @@
+"""The connections of a worker: who is let in, greeted, and shown out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from broker.config import Settings
+from broker.control.identity import Identity
+from broker.disconnect import Disconnect
+from broker.metrics import catalog
+from broker.metrics.slots import Row
+from broker.protocols.formats import NATIVE, SSE
+from broker.worker.connection import Connection, Owner
+from broker.worker.entrance import Entrance
+from broker.worker.expiry import Expiries
+from broker.worker.greeter import Greeter
+from broker.worker.handshake import Refusal, Wanted
+from broker.worker.heartbeat import HeartbeatWheel
+from broker.worker.limits import Limits
+from broker.worker.people import People
+from broker.worker.subscriptions import Subscriptions
+
+REPLACEABLE = frozenset(
+    ("too_many_connections_per_user", "too_many_connections_per_session")
+)
+"""Limits that a newcomer may pass by taking the oldest connection's place."""
+
+
+class Reception:
+    """Opens connections and knows all that are open.
+
+    Args:
+        settings: The effective settings.
+        values: The process's metric row.
+        limits: How many may come in.
+        entrance: Who may come in.
+        subscriptions: Subscribes what a path names.
+        wheel: Heartbeats.
+        refusal: Why nobody may come in now for a session, "" if somebody may.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        values: Row,
+        limits: Limits,
+        entrance: Entrance,
+        subscriptions: Subscriptions,
+        wheel: HeartbeatWheel,
+        refusal: Callable[[str], str],
+    ) -> None:
+        self.values = values
+        self.asks_for_tokens = entrance.asks_for_tokens
+        self.connections: set[Connection] = set()
+        self.people = People()
+        self.draining = False
+        self._settings = settings
+        self._limits = limits
+        self._entrance = entrance
+        self._subscriptions = subscriptions
+        self._wheel = wheel
+        self._refusal = refusal
+        self._greeter = Greeter(settings, self._enter)
+        self._expiries = Expiries(settings.token_warn_s, _warn, _end)
+        self._owner: Owner
+
+    def connect(self, owner: Owner) -> None:
+        """Name whom connections talk to."""
+        self._owner = owner
+
+    # Before there is a connection.
+
+    async def identify(self, token: str | None, user: str) -> Identity:
+        """Find out who has a token; see `Entrance.identify`."""
+        return await self._entrance.identify(token, user)
+
+    def check_right(self, identity: Identity, session: str) -> None:
+        """Refuse a session that somebody may not read."""
+        self._entrance.check_right(identity, session)
+
+    async def admit(self, identity: Identity, wanted: Wanted) -> Wanted:
+        """Let somebody in: a place is taken, and the session of the path is open.
+
+        Raises:
+            Refusal: There is no room, or the session may not be read.
+        """
+        user, session = identity.user, wanted.session
+        self._check_room(identity, session)
+        # Taken before anybody is asked: many may come at the same moment.
+        self._limits.opened(user, session)
+        if not session:
+            return wanted
+        try:
+            reading = await self._entrance.open(identity, session, wanted.reading)
+        except BaseException:
+            self._limits.closed(user, session)
+            raise
+        return Wanted(session=session, user=user, reading=reading)
+
+    def give_up(self, identity: Identity, wanted: Wanted) -> None:
+        """Somebody who was let in has left before there was a connection."""
+        self._limits.closed(identity.user, wanted.session)
+
+    def _check_room(self, identity: Identity, session: str) -> None:
+        reason = "draining" if self.draining else self._refusal(session)
+        user = identity.user
+        if not reason and session and not self._limits.may_subscribe(user, 0):
+            reason = "too_many_connections"
+        if not reason:
+            reason = self._limits.refusal(user, session, identity.max_connections)
+        if reason in REPLACEABLE and self._make_room(reason, user, session):
+            return
+        if reason:
+            raise Refusal(reason)
+
+    def _make_room(self, reason: str, user: str, session: str) -> bool:
+        """Close the oldest connection in the way, if the settings say so."""
+        if self._settings.connection_limit_action != "evict_oldest":
+            return False
+        by_session = reason == "too_many_connections_per_session"
+        oldest = self.people.oldest(user, session if by_session else "")
+        if oldest is None:
+            return False
+        oldest.close(Disconnect.CONNECTION_REPLACED)
+        return True
+
+    def check_waiting_room(self) -> None:
+        """Refuse one more connection without a token, if many are waiting.
+
+        Raises:
+            Refusal: As many wait as may, or the worker is going away.
+        """
+        if self.draining or self._greeter.full:
+            raise Refusal("draining" if self.draining else "too_many_connections")
+
+    # Connections.
+
+    def new_connection(
+        self, identity: Identity | None, session: str, *, sse: bool
+    ) -> Connection:
+        """A connection that is not attached yet."""
+        return Connection(self._owner, SSE if sse else NATIVE, identity, session)
+
+    def await_token(self, connection: Connection, wanted: Wanted) -> None:
+        """A connection is open that has not said who it is."""
+        self._greeter.add(connection, wanted)
+
+    def hear_stranger(self, connection: Connection, payload: bytes) -> None:
+        """Take the first frame of such a connection."""
+        self._greeter.hear(connection, payload)
+
+    async def _enter(self, connection: Connection, wanted: Wanted, token: str) -> None:
+        identity = await self.identify(token, "")
+        wanted = await self.admit(identity, wanted)
+        if not connection.open:
+            self.give_up(identity, wanted)
+            return
+        connection.identity = identity
+        connection.set_frame_limit(self._settings.max_frame_bytes)
+        self.welcome(connection, wanted)
+
+    def welcome(self, connection: Connection, wanted: Wanted) -> None:
+        """Greet a connection that was admitted, and subscribe it to its path."""
+        self.connections.add(connection)
+        self.people.add(connection)
+        self._expiries.add(connection, time.time_ns() / 1e9)
+        name = connection.format.name
+        self.values[catalog.CONNECTIONS.slots[name]] += 1
+        self.values[catalog.CONNECTIONS_OPENED.slots[name]] += 1
+        self._wheel.add(connection)
+        data = {
+            "connection_id": connection.connection_id,
+            "user": connection.user or None,
+            "heartbeat_s": self._settings.heartbeat_s,
+            "max_frame_bytes": self._settings.max_frame_bytes,
+        }
+        connection.send(connection.format.notice("welcome", data))
+        if wanted.session:
+            self._subscriptions.open(connection, wanted.session, wanted.reading)
+        if self.draining:
+            connection.close(Disconnect.DRAINING)
+
+    def change_identity(self, connection: Connection, identity: Identity) -> None:
+        """A connection has a newer token of the same user."""
+        connection.identity = identity
+        self._expiries.add(connection, time.time_ns() / 1e9)
+        for session, sub in list(connection.subs.items()):
+            if identity.may_subscribe(session):
+                continue
+            if session == connection.session:
+                connection.close(Disconnect.FORBIDDEN)
+                return
+            self._subscriptions.end(sub)
+            data = {"reason": "forbidden"}
+            notice = connection.format.notice("unsubscribed", data, session)
+            connection.send(notice)
+
+    def forget(self, connection: Connection, label: str) -> None:
+        """A connection has ended."""
+        self._greeter.remove(connection)
+        if connection not in self.connections:
+            return  # It never said who it was.
+        self._subscriptions.end_all(connection)
+        self._wheel.remove(connection)
+        self.people.remove(connection)
+        self.connections.discard(connection)
+        self._limits.closed(connection.user, connection.session)
+        self.values[catalog.CONNECTIONS.slots[connection.format.name]] -= 1
+        self.values[catalog.CLOSES.slots[label]] += 1
+
+    def look(self, now: float) -> None:
+        """Show out whose time is over; *now* is the loop's time."""
+        self._greeter.look(now)
+        self._expiries.look(time.time_ns() / 1e9)
+
+
+def _warn(connection: Connection, left_s: float) -> None:
+    data = {"expires_in_s": round(left_s, 1)}
+    connection.send(connection.format.notice("token_expiring", data))
+
+
+def _end(connection: Connection) -> None:
+    connection.close(Disconnect.TOKEN_EXPIRED)

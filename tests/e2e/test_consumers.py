@@ -1,0 +1,215 @@
+"""Committed positions: what a consumer acknowledged it does not get again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from broker.store.embedded import EmbeddedServer
+from tests.conftest import StartBroker
+from tests.harness.client import Frame, Refused, WebSocketClient
+from tests.harness.load import until
+from tests.harness.publisher import Author
+from tests.harness.servers import BrokerServer
+
+
+async def enter(server: BrokerServer, session: str, **query: str) -> WebSocketClient:
+    client = await WebSocketClient.connect(
+        server.public, f"/v1/ws/{session}", {"consumer": "c", **query}
+    )
+    await client.until("subscribed")
+    return client
+
+
+async def events(client: WebSocketClient, count: int) -> list[Frame]:
+    """The next *count* published events."""
+    found: list[Frame] = []
+    while len(found) < count:
+        frame = await client.frame()
+        if "id" in frame:
+            found.append(frame)
+    return found
+
+
+async def acknowledge(client: WebSocketClient, frame: Frame) -> Frame:
+    client.send({"cmd": "ack", "id": "a1", "data": {"position": frame["id"]}})
+    return await client.until("ack")
+
+
+async def test_a_consumer_goes_on_behind_what_it_acknowledged(
+    broker: BrokerServer, author: Author, session: str
+) -> None:
+    """Without last_event_id, on a connection that knows nothing of the former one."""
+    client = await enter(broker, session)
+    await author.publish(session, 5)
+    frames = await events(client, 5)
+    answer = await acknowledge(client, frames[2])
+    client.cut()
+    again = await enter(broker, session)
+    rest = await events(again, 2)
+
+    assert answer["data"] == {"position": frames[2]["id"], "ref": "a1"}
+    assert [frame["id"] for frame in rest] == [f["id"] for f in frames[3:]]
+    again.cut()
+
+
+async def test_a_consumer_that_never_acknowledged_begins_where_it_began(
+    broker: BrokerServer, author: Author, session: str
+) -> None:
+    """A crash before the first ack skips nothing, also nothing published meanwhile."""
+    await author.publish(session, 3)
+    client = await enter(broker, session)
+    await author.publish(session, 2)
+    first = await events(client, 2)
+    client.cut()
+    await author.publish(session, 1)
+    again = await enter(broker, session)
+    frames = await events(again, 3)
+
+    assert [frame["seq"] for frame in first] == [4, 5]
+    assert [frame["seq"] for frame in frames] == [4, 5, 6]
+    again.cut()
+
+
+async def test_a_lower_commit_moves_nothing_back(
+    broker: BrokerServer, author: Author, session: str
+) -> None:
+    """The answer is the same; the stored position stays."""
+    client = await enter(broker, session)
+    await author.publish(session, 3)
+    frames = await events(client, 3)
+    await acknowledge(client, frames[2])
+    await acknowledge(client, frames[0])
+    client.cut()
+    again = await enter(broker, session)
+    await author.publish(session, event="next")
+
+    assert (await events(again, 1))[0]["event"] == "next"
+    again.cut()
+
+
+async def test_nothing_can_be_acknowledged_that_was_not_delivered(
+    broker: BrokerServer, author: Author, session: str
+) -> None:
+    """A client cannot skip what lies between."""
+    client = await enter(broker, session)
+    await author.publish(session, 1)
+    (frame,) = await events(client, 1)
+    ms = int(frame["id"].partition("-")[0])
+    codes = []
+    for position in (f"{ms + 10_000}-0", "soon", None):
+        client.send({"cmd": "ack", "data": {"position": position}})
+        codes.append((await client.until("error"))["data"]["code"])
+
+    assert codes == ["not_delivered", "bad_position", "bad_position"]
+    client.cut()
+
+
+async def test_acknowledging_needs_a_consumer(
+    broker: BrokerServer, session: str
+) -> None:
+    """Without a name there is nothing to keep it under."""
+    client = await WebSocketClient.connect(broker.public, f"/v1/ws/{session}")
+    await client.until("subscribed")
+    client.send({"cmd": "ack", "id": "a", "data": {"position": "1-0"}})
+
+    assert (await client.until("error"))["data"]["code"] == "no_consumer"
+    client.cut()
+
+
+async def test_automatic_commits_follow_what_was_sent(
+    broker: BrokerServer, author: Author, session: str, redis: Redis
+) -> None:
+    """A client that never acknowledges goes on where its socket had come to."""
+    client = await enter(broker, session, ack="auto")
+    await author.publish(session, 4)
+    frames = await events(client, 4)
+
+    async def is_committed() -> bool:
+        stored = await redis.hget(f"broker:offsets:{session}", "c")
+        return bool(stored == frames[-1]["id"].encode())
+
+    await until(is_committed, 5, "commit")
+    client.cut()
+    again = await enter(broker, session)
+    await author.publish(session, event="next")
+
+    assert (await events(again, 1))[0]["event"] == "next"
+    again.cut()
+
+
+async def test_each_user_and_each_name_has_a_position_of_its_own(
+    broker: BrokerServer, author: Author, session: str
+) -> None:
+    """What one acknowledges is not acknowledged for another."""
+    client = await enter(broker, session, user="ada")
+    other = await enter(broker, session, user="bob")
+    await author.publish(session, 2)
+    frames = await events(client, 2)
+    await events(other, 2)
+    await acknowledge(client, frames[1])
+    client.cut()
+    other.cut()
+    again = await enter(broker, session, user="bob")
+    named = await enter(broker, session, user="ada", last_event_id="0", consumer="d")
+
+    assert len(await events(again, 2)) == 2
+    assert len(await events(named, 2)) == 2
+    again.cut()
+    named.cut()
+
+
+async def test_positions_survive_worker_and_redis_restarts(
+    start_redis: Any, start_broker: StartBroker, redis_at: Any, session: str
+) -> None:
+    """As far as Redis kept them: here it wrote every command to disk."""
+    server: EmbeddedServer = start_redis("--appendfsync", "always", appendonly=True)
+    broker = start_broker(server.url)
+    publisher = redis_at(server.url)
+    client = await enter(broker, session)
+    for number in range(4):
+        await publisher.xadd(f"broker:events:{session}", {"event": f"e{number}"})
+    frames = await events(client, 4)
+    await acknowledge(client, frames[1])
+    broker.destroy()
+    server.restart()
+    second = start_broker(server.url)
+    again = await enter(second, session)
+
+    assert [f["event"] for f in await events(again, 2)] == ["e2", "e3"]
+    again.cut()
+
+
+async def test_after_a_reset_the_new_history_is_committed(
+    broker: BrokerServer, author: Author, session: str
+) -> None:
+    """The position of the former history does not stand in the way of lower ones."""
+    client = await enter(broker, session)
+    await author.publish(session, 3)
+    await acknowledge(client, (await events(client, 3))[2])
+    await author.delete(session)
+    await author.publish(session, 3)
+    await client.until("reset")
+    frames = await events(client, 3)
+    await acknowledge(client, frames[0])
+    client.cut()
+    again = await enter(broker, session)
+
+    assert [f["id"] for f in await events(again, 2)] == [f["id"] for f in frames[1:]]
+    again.cut()
+
+
+async def test_only_so_many_consumers_fit_into_a_session(
+    broker: BrokerServer, session: str
+) -> None:
+    """A client that invents names fills nothing but its own list."""
+    for number in range(32):
+        client = await enter(broker, session, consumer=f"c{number}")
+        client.cut()
+    with pytest.raises(Refused) as refused:
+        await enter(broker, session, consumer="one-more")
+
+    assert refused.value.status == 409
+    assert refused.value.json()["error"]["code"] == "too_many_consumers"
