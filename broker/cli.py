@@ -1,5 +1,7 @@
 """The command line: ``serve``, ``dev``, ``publish``, ``tail``, ``config``.
 
+What operators say to a running broker is in ``operate``.
+
 Exit status: 0 done, 1 failed, 2 wrong usage or settings. An error is one sentence on
 standard error.
 """
@@ -8,25 +10,23 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import orjson
-import uvloop
 
 from broker import __version__
+from broker.admin import run
 from broker.client.tail import Ending, Frame, NotTaken, Tail
-from broker.config import PREFIX, Settings, load_settings
+from broker.config import CLIENT_TOKEN, PREFIX, Settings, load_settings
 from broker.dev import dev_settings, read_state, redis_for, run_dev
 from broker.errors import BrokerError, ConfigError
 from broker.logs import configure_logs
 from broker.model import is_session_name, parse_position
+from broker.operate import VERBS
 from broker.store import client as store
 from broker.store.keys import event_key_pattern
 from broker.supervisor.supervisor import Supervisor
-
-Result = TypeVar("Result")
 
 _CONTROL_EVENTS = frozenset(
     ("welcome", "subscribed", "caught_up", "heartbeat", "closing")
@@ -63,10 +63,10 @@ def serve() -> None:
     settings = load_settings()
     configure_logs(settings, process="supervisor")
 
-    async def run() -> int:
+    async def supervise() -> int:
         return await Supervisor(settings).run()
 
-    sys.exit(_run(run()))
+    sys.exit(run(supervise()))
 
 
 @main.command()
@@ -80,7 +80,7 @@ def dev(no_demo: bool) -> None:
     settings = dev_settings(load_settings())
     configure_logs(settings, process="supervisor")
     with redis_for(settings) as settings:
-        status = _run(run_dev(settings, with_demo=not no_demo))
+        status = run(run_dev(settings, with_demo=not no_demo))
     sys.exit(status)
 
 
@@ -100,11 +100,11 @@ def publish(session: str, event: str, data: str | None) -> None:
     url, pattern = _where_to_publish(settings)
     key = event_key_pattern(pattern).key(session)
 
-    async def run() -> str:
+    async def add() -> str:
         async with store.connect(url, client_name="broker-publish") as client:
             return await store.publish(client, key, event, data)
 
-    click.echo(_run(run()))
+    click.echo(run(add()))
 
 
 @main.command()
@@ -116,8 +116,22 @@ def publish(session: str, event: str, data: str | None) -> None:
     help="A position, 0 for all that is retained, -N for the last N. Default: live.",
 )
 @click.option("--url", help="Where the broker listens, such as http://127.0.0.1:8080.")
+@click.option(
+    "--token",
+    envvar=CLIENT_TOKEN,
+    default="",
+    help=f"Who you are, where that is asked for. Better in {CLIENT_TOKEN}.",
+)
+@click.option("--user", default="", help="Who you are, where no token is asked for.")
 @click.option("--all", "everything", is_flag=True, help="Print control frames as well.")
-def tail(session: str, start: str | None, url: str | None, everything: bool) -> None:
+def tail(
+    session: str,
+    start: str | None,
+    url: str | None,
+    token: str,
+    user: str,
+    everything: bool,
+) -> None:
     """Print the events of SESSION as they come, one JSON object per line.
 
     Reconnects and resumes by itself, so nothing is missed or repeated; what was lost
@@ -140,13 +154,15 @@ def tail(session: str, start: str | None, url: str | None, everything: bool) -> 
             url or _where_to_connect(),
             session,
             start=start,
+            token=token,
+            user=user,
             on_frame=show,
             on_pause=report,
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     try:
-        ending = _run(follower.run())
+        ending = run(follower.run())
     except NotTaken:
         # Who reads our output has left, as `head` does. Nobody is there to be told.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -165,12 +181,8 @@ def config() -> None:
         click.echo(f"# {field.description}{origin}\n{PREFIX}{name.upper()}={value}\n")
 
 
-def _run(work: Coroutine[Any, Any, Result]) -> Result:
-    try:
-        return uvloop.run(work)
-    except KeyboardInterrupt:
-        # Not click's "Aborted!" with status 1: the user asked for the end.
-        sys.exit(128 + 2)
+for _verb in VERBS:
+    main.add_command(_verb)
 
 
 def _where_to_publish(settings: Settings) -> tuple[str, str]:

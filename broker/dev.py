@@ -40,12 +40,14 @@ class DevState(msgspec.Struct, frozen=True):
         redis_url: Where to publish; may hold a password.
         event_stream: The setting of that name.
         url: Where clients connect.
+        admin: Where operators ask.
     """
 
     pid: int
     redis_url: str
     event_stream: str
     url: str
+    admin: str = ""
 
 
 def state_path() -> Path:
@@ -133,8 +135,8 @@ async def run_dev(settings: Settings, *, with_demo: bool = True) -> int:
     feeds: list[asyncio.Task[None]] = []
 
     def announce(addresses: Addresses) -> None:
-        state = DevState(os.getpid(), url, settings.event_stream, addresses.public)
-        write_state(state)
+        stream, public = settings.event_stream, addresses.public
+        write_state(DevState(os.getpid(), url, stream, public, addresses.admin))
         _greet(Console(), settings, addresses)
         if with_demo:
             feed = asyncio.create_task(run_demo(url, settings.event_stream))

@@ -1,18 +1,31 @@
-"""The admin server: health, readiness and metrics, for operators and Prometheus.
+"""The admin server: health, readiness and metrics, and the server API beside them.
 
-It answers from the supervisor's memory alone. It is meant for the pod's own network:
-it asks for no credentials and tells no secrets.
+The first three are answered from the supervisor's memory alone, whatever becomes of the
+API. They are meant for the pod's own network: they ask for no credentials and tell no
+secrets. Who may use the API is for `broker.supervisor.api.access` to say.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+import asyncio
+from typing import Any, Protocol, cast
 
 import orjson
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from broker.errors import ConfigError
+from broker.supervisor.api.gate import tell_failures
+from broker.supervisor.api.openapi import document
+from broker.supervisor.api.routes import JSON, ROUTES
+from broker.supervisor.api.server import Api
+from broker.worker.server import Handler
+
+KEEPALIVE_S = 75.0
+LINGER_S = 1.0
+"""How long the rest of a body is taken that is not wanted: a client writes it first."""
+CLOSE_S = 1.0
+"""How long requests under way may take once the pod is closing."""
 
 
 class Status(Protocol):
@@ -29,17 +42,45 @@ class Status(Protocol):
 
 
 class AdminServer:
-    """Serves ``/healthz``, ``/readyz`` and ``/metrics`` over plain HTTP."""
+    """Serves ``/healthz``, ``/readyz``, ``/metrics`` and the API over plain HTTP.
 
-    def __init__(self, status: Status, host: str, port: int) -> None:
+    Args:
+        status: What to say about the pod.
+        host: Address to listen on.
+        port: Port to listen on, 0 for a free one.
+        api: Without it only the first three are served.
+    """
+
+    def __init__(
+        self, status: Status, host: str, port: int, api: Api | None = None
+    ) -> None:
         self._status = status
         self._host = host
         self._port = port
-        self.app = web.Application()
-        self.app.router.add_get("/healthz", self.handle_healthz)
-        self.app.router.add_get("/readyz", self.handle_readyz)
-        self.app.router.add_get("/metrics", self.handle_metrics)
-        self._runner = web.AppRunner(self.app, access_log=None, handle_signals=False)
+        self.app = web.Application(middlewares=[tell_failures])
+        self._add_routes(api)
+        self._runner = web.AppRunner(
+            self.app, access_log=None, handle_signals=False, shutdown_timeout=CLOSE_S
+        )
+        self._listening: asyncio.Server | None = None
+
+    def _add_routes(self, api: Api | None) -> None:
+        own = {
+            "healthz": self.handle_healthz,
+            "readyz": self.handle_readyz,
+            "metrics": self.handle_metrics,
+        }
+        if api is not None:
+            self._document = orjson.dumps(document())
+            own["openapi"] = self.handle_openapi
+        for route in ROUTES:
+            if route.name in own:
+                self.app.router.add_get(route.path, own[route.name])
+            elif api is not None:
+                # A name may have braces in it, which aiohttp leaves out otherwise.
+                path = route.path.replace("}", ":[^/]+}")
+                handler = cast("Any", api.handler(route))
+                self.app.router.add_route(route.method, path, handler)
 
     async def start(self) -> int:
         """Listen, and return the port.
@@ -49,17 +90,31 @@ class AdminServer:
         """
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, self._host, self._port).start()
+            self._listening = await asyncio.get_running_loop().create_server(
+                self._protocol, self._host, self._port, reuse_address=True
+            )
         except OSError as error:
             raise ConfigError(
                 f"BROKER_ADMIN_HOST={self._host} BROKER_ADMIN_PORT={self._port}"
                 f" cannot be used: {error.strerror or error}"
             ) from error
-        port: int = self._runner.addresses[0][1]
+        port: int = self._listening.sockets[0].getsockname()[1]
         return port
+
+    def _protocol(self) -> asyncio.Protocol:
+        # Not aiohttp's own, whose answers to malformed requests quote their tokens.
+        return Handler(
+            cast("web.Server", self._runner.server),
+            loop=asyncio.get_running_loop(),
+            access_log=cast("Any", None),
+            keepalive_timeout=KEEPALIVE_S,
+            lingering_time=LINGER_S,
+        )
 
     async def close(self) -> None:
         """Stop listening and end what is being answered."""
+        if self._listening is not None:
+            self._listening.close()
         await self._runner.cleanup()
 
     async def handle_healthz(self, request: web.Request) -> web.Response:
@@ -80,6 +135,11 @@ class AdminServer:
         # As `content_type=` aiohttp refuses it: it has parameters.
         headers = {"Content-Type": CONTENT_TYPE_LATEST}
         return web.Response(body=self._status.metrics(), headers=headers)
+
+    async def handle_openapi(self, request: web.Request) -> web.Response:
+        """What can be asked here, for programs that make clients of it."""
+        del request
+        return web.Response(body=self._document, content_type=JSON)
 
 
 def _json(status: int, body: dict[str, object]) -> web.Response:

@@ -18,15 +18,18 @@ import structlog
 
 from broker import __version__
 from broker.config import Settings
+from broker.control.authenticator import Authenticator
 from broker.metrics import catalog
 from broker.process import ExitStatus
 from broker.ring import board as b
 from broker.store.keys import event_key_pattern
 from broker.supervisor.admin import AdminServer
+from broker.supervisor.api.server import Api
 from broker.supervisor.child import ChildProcess
 from broker.supervisor.health import Health
 from broker.supervisor.probe import ProbeLog, Prober, probe_session
 from broker.supervisor.resources import (
+    READER_ROW,
     Resources,
     raise_descriptor_limit,
 )
@@ -86,15 +89,24 @@ class Supervisor:
             commands: What to run for a role instead of its own module.
 
         Raises:
-            ConfigError: The public address cannot be used or is taken.
+            ConfigError: The public address cannot be used or is taken, or keys or
+                secrets of ``BROKER_AUTH`` cannot be used.
         """
         self._settings = settings
         self._announce = announce
+        authenticator = Authenticator(settings)
         self._resources = resources = Resources(settings)
         self._row = resources.supervisor_row
         self._values = resources.slots.row(self._row)
         self._probes = ProbeLog()
         self._health = Health(resources.board, self._probes, settings.hang_s)
+        self._api = Api(
+            settings,
+            authenticator,
+            resources.pod,
+            self._values,
+            lambda: resources.board.get(READER_ROW, b.REDIS_IDENTITY),
+        )
         self._wake = asyncio.Event()
         self._signals = SignalQueue(self._wake)
         self._children = [
@@ -130,7 +142,8 @@ class Supervisor:
         """
         settings = self._settings
         status = PodStatus(self._resources, self._health, self._children)
-        admin = AdminServer(status, settings.admin_host, settings.admin_port)
+        host, port = settings.admin_host, settings.admin_port
+        admin = AdminServer(status, host, port, self._api)
         prober: asyncio.Task[None] | None = None
         raise_descriptor_limit()
         self._signals.install()
@@ -139,9 +152,10 @@ class Supervisor:
             self._addresses = Addresses(
                 public_host=self._resources.public_host,
                 public_port=self._resources.public_port,
-                admin_host=settings.admin_host,
+                admin_host=host,
                 admin_port=await admin.start(),
             )
+            self._api.start()
             log.info("admin_listening", port=self._addresses.admin_port)
             prober = self._start_prober()
             await self._turn_until(lambda: self._is_stopping)
@@ -153,6 +167,7 @@ class Supervisor:
             for child in self._children:
                 child.kill_and_wait()
             await admin.close()
+            await self._api.close()
             self._signals.remove()
             self._resources.close()
         log.info("stopped", status=int(self._status))

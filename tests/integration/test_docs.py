@@ -12,13 +12,14 @@ import orjson
 import pytest
 
 from broker.cli import main as command_line
-from broker.config import PREFIX, Settings
+from broker.config import CLIENT_TOKEN, PREFIX, Settings
 from broker.disconnect import Disconnect
 from broker.entry import SKIP_REASONS
 from broker.metrics import catalog
 from broker.ring.records import GAP_REASONS
-from broker.worker.commands import Commands
+from broker.supervisor.api.routes import ROUTES
 from broker.worker.handshake import MESSAGES, Refusal
+from broker.worker.requests import Requests
 from broker.worker.starting import OVERFLOWS
 from loadtest.__main__ import SCENARIOS
 
@@ -121,6 +122,14 @@ def test_error_codes_are_those_of_the_code() -> None:
     assert sorted(codes) == sorted(catalog.CLIENT_ERRORS.labels["code"])
 
 
+def test_routes_of_the_server_api_are_those_of_the_code() -> None:
+    """Every route is there with its method, and with the right that it takes."""
+    rows = [tuple(row) for row in table(PROTOCOL, "Method")]
+    assert [(method, path.strip("`")) for method, path, _what in rows] == [
+        (route.method, route.path) for route in ROUTES
+    ]
+
+
 def test_skip_reasons_are_those_of_the_code() -> None:
     """A publisher finds every reason for which an entry is skipped."""
     publishing = tables_in("Publishing")
@@ -137,10 +146,18 @@ def test_json_examples_are_json() -> None:
 
 
 def test_examples_of_commands_are_known() -> None:
-    """A command that is shown is one that the broker answers."""
-    handled = set(re.findall(r'"(\w+)": self\._handle_', source_of(Commands)))
+    """Each that the broker answers is shown, and one of an application."""
+    handled = set(re.findall(r'"(\w+)": self\._handle_', source_of(Requests)))
     frames = [orjson.loads(line) for line in code_blocks(PROTOCOL, "json")]
-    assert {frame["cmd"] for frame in frames if "cmd" in frame} == handled
+    shown = {frame["cmd"] for frame in frames if "cmd" in frame}
+    assert handled - {"auth"} | {"user_input"} == shown
+
+
+def test_refusals_of_commands_are_those_of_the_code() -> None:
+    """Every answer to a command that was not stored is explained."""
+    codes = {code for code, _why in table(PROTOCOL, "Refusal")}
+    results = set(catalog.COMMANDS.labels["result"])
+    assert codes == results - {"stored"} | {"forbidden"}
 
 
 def source_of(cls: type) -> str:
@@ -168,6 +185,7 @@ def test_settings_that_are_named_exist(text: str) -> None:
     """No document names a setting that the broker would refuse."""
     named = set(re.findall(r"\bBROKER_[A-Z_]+\b", text))
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    known.add(CLIENT_TOKEN)
     assert named
     assert named - known == set()
 
@@ -196,7 +214,7 @@ def test_load_tests_that_are_named_exist() -> None:
 def test_python_examples_compile() -> None:
     """Pasted Python is at least Python."""
     blocks = code_blocks(README, "python")
-    assert len(blocks) == 2
+    assert len(blocks) == 4
     for block in blocks:
         compile(block, "README.md", "exec")
 
