@@ -77,7 +77,7 @@ class Settings(SessionSettings, AccessSettings):
     admin_host: str = Field(
         "127.0.0.1",
         min_length=1,
-        description="Address of health checks and metrics; no credentials are asked.",
+        description="Address of health, metrics and the server API; see admin_token.",
     )
     admin_port: int = Field(
         9090, ge=0, le=65535, description="Port of the admin server; 0: a free one."

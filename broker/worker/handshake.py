@@ -31,6 +31,7 @@ MESSAGES = {
     "unavailable": "the event store is away",
     "draining": "this server is going away",
     "bad_upgrade": "this is not a WebSocket handshake",
+    "internal": "the server failed",
     "unauthorized": "a valid token is needed",
     "token_expired": "the token has expired; get a new one",
     "revoked": "access was revoked",
@@ -51,6 +52,7 @@ STATUSES = {
     "session_evicted": 409,
     "session_closed": 409,
     "too_many_consumers": 409,
+    "internal": 500,
 }
 """HTTP status by reason; everything else is 503: come back later."""
 

@@ -20,7 +20,6 @@ from broker.protocols.formats import NATIVE, SSE
 from broker.protocols.sse import retry_block
 from broker.worker.connection import Connection
 from broker.worker.handshake import (
-    MESSAGES,
     TERMINAL,
     Refusal,
     Wanted,
@@ -251,11 +250,7 @@ class Handler(web.RequestHandler):
         if status >= 500:
             log.error("request_failed", status=status, error=type(exc).__name__)
         response = _error(
-            Refusal(
-                "bad_request",
-                MESSAGES["bad_request"] if status < 500 else "the server failed",
-                status=status,
-            )
+            Refusal("bad_request" if status < 500 else "internal", status=status)
         )
         response.force_close()
         return response
