@@ -15,6 +15,8 @@ The data flows down this list, and imports point down it only::
                           v
                        clients
 
+``control/`` is beside the data: who may connect, which sessions are open, what was
+committed, what clients say to services. ``client/`` is what those services use.
 ``supervisor/`` starts, watches, restarts and drains these processes.
 ``ARCHITECTURE.md`` follows one event through the files by name.
 """

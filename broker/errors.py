@@ -12,6 +12,9 @@
     +-- ProtocolError        a peer broke the rules of its protocol
     |   +-- FrameError           a WebSocket frame breaks RFC 6455
     +-- BadFrame             a client frame cannot be understood; the connection stays
+    +-- BadClaims            what a token says about its owner cannot be used
+    +-- Unauthorized         a token does not prove who its owner is
+    +-- AuthUnavailable      a token cannot be judged now
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ OWN_NAMES = (
     "broker:commands",
     "broker:lifecycle",
     "broker:dead",
-    "broker:pods",
+    "broker:expiring",
+    "broker:revoked",
 )
 """Keys with one fixed name."""
 
@@ -28,6 +29,8 @@ OWN_PREFIXES = (
     "broker:session:",
     "broker:sessions:",
     "broker:dedup:",
+    "broker:presence:",
+    "broker:answers:",
     "broker:{",  # hash-tagged: broker:{<user>}:sessions, broker:{commands}:...
     SELF_TEST_PREFIX.decode(),
 )

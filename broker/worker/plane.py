@@ -248,8 +248,14 @@ class ControlPlane:
             self._host.check_access()
 
     async def flush(self) -> None:
-        """Write what was committed and not written yet."""
+        """Write the last leases and commits, and wait for the answers to commands.
+
+        Raises:
+            StoreUnavailable: Redis is away.
+        """
+        await self.sessions.flush()
         await self.commits.flush()
+        await self.upstream.flush()
 
 
 async def _load_command_scripts(connection: Connection) -> None:

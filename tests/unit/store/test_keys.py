@@ -46,7 +46,7 @@ def test_key_that_is_no_event_stream_is_refused(key: bytes) -> None:
     [
         "events:{session}",
         "broker:events:{session}",
-        "broker:e{session}",
+        "broker:ev{session}",
         "broker:runs:{session}:log",
     ],
 )
@@ -67,6 +67,9 @@ def test_pattern_with_a_prefix_of_its_own_is_taken(pattern: str) -> None:
         ("b{session}", "the beginning of"),
         ("broker:{session}", "the beginning of"),
         ("broker:comm{session}", "the beginning of"),
+        ("broker:e{session}", "the beginning of"),
+        ("broker:rev{session}", "the beginning of"),
+        ("broker:presence:x{session}", "the broker's"),
         ("broker:commands{session}", "the beginning of"),
         ("broker:offsets:{session}", "the beginning of"),
         ("broker:offsets:x{session}", "the broker's"),
