@@ -89,6 +89,16 @@ REFUSED = _labelled(
         *("session_evicted", "session_closed"),
     ),
 )
+TOKENS_REFUSED = _labelled(
+    Kind.COUNTER,
+    "worker",
+    "broker_tokens_refused_total",
+    "Tokens and keys that did not prove who their owner is, by what was wrong.",
+    reason=(
+        *("algorithm", "audience", "claims", "expired", "issuer", "malformed"),
+        *("not_yet_valid", "signature", "unknown_key", "revoked", "unavailable"),
+    ),
+)
 SESSIONS_ENDED = _labelled(
     Kind.COUNTER,
     "worker",
@@ -105,6 +115,31 @@ COMMANDS = _labelled(
         *("stored", "rate_limited", "overloaded", "unavailable"),
         *("id_reused", "too_large"),
     ),
+)
+COMMAND_BACKLOG = _plain(
+    Kind.GAUGE,
+    "worker",
+    "broker_command_backlog_entries",
+    "Entries in the command stream, as each worker has counted them last.",
+    Across.MAX,
+)
+COMMANDS_IN_FLIGHT = _plain(
+    Kind.GAUGE,
+    "worker",
+    "broker_commands_in_flight",
+    "Commands that Redis has not answered yet.",
+)
+COMMITS_PENDING = _plain(
+    Kind.GAUGE,
+    "worker",
+    "broker_commits_pending",
+    "Consumers with a position that is not stored yet.",
+)
+CONTROL_UP = _plain(
+    Kind.GAUGE,
+    "worker",
+    "broker_control_connection_up",
+    "Workers whose connection for sessions, commits and presence is in order.",
 )
 CLIENT_FRAMES = _plain(
     Kind.COUNTER,

@@ -10,6 +10,8 @@ from broker.config import Settings
 from broker.control.authenticator import Authenticator
 from broker.control.identity import AuthUnavailable, Identity, Unauthorized, everybody
 from broker.errors import StoreError, StoreRefused
+from broker.metrics import catalog
+from broker.metrics.slots import Row
 from broker.model import START, Position
 from broker.store.offsets import Consumer
 from broker.worker.archive import Archive
@@ -26,9 +28,10 @@ class Entrance:
     """Decides about connections and subscriptions before they are made."""
 
     def __init__(
-        self, settings: Settings, plane: ControlPlane, archive: Archive
+        self, settings: Settings, values: Row, plane: ControlPlane, archive: Archive
     ) -> None:
         self._settings = settings
+        self._values = values
         self._plane = plane
         self._archive = archive
         self._authenticator = Authenticator(settings)
@@ -48,10 +51,13 @@ class Entrance:
         try:
             identity = await self._authenticator.identify(token)
         except Unauthorized as error:
+            self._values[catalog.TOKENS_REFUSED.slots[error.reason]] += 1
             raise Refusal(error.code) from None
         except AuthUnavailable:
+            self._values[catalog.TOKENS_REFUSED.slots["unavailable"]] += 1
             raise Refusal("unavailable", "tokens cannot be checked now") from None
         if self._plane.revocations.refuses(identity, time.time_ns() / 1e9):
+            self._values[catalog.TOKENS_REFUSED.slots["revoked"]] += 1
             raise Refusal("revoked")
         return identity
 

@@ -18,6 +18,7 @@ from broker.control.revocations import Revocations
 from broker.control.sessions import Admission, SessionKeeper
 from broker.control.upstream import Upstream
 from broker.errors import StoreError, StoreUnavailable
+from broker.metrics import catalog
 from broker.metrics.slots import Row
 from broker.process import Boot
 from broker.store import commands, offsets, presence, sessions
@@ -246,6 +247,14 @@ class ControlPlane:
             except StoreError:
                 continue
             self._host.check_access()
+
+    def measure(self) -> None:
+        """Set the gauges; called each second."""
+        values = self._values
+        values[catalog.COMMAND_BACKLOG.slot] = self.upstream.backlog
+        values[catalog.COMMANDS_IN_FLIGHT.slot] = self.upstream.in_flight
+        values[catalog.COMMITS_PENDING.slot] = self.commits.pending
+        values[catalog.CONTROL_UP.slot] = self._standing.up
 
     async def flush(self) -> None:
         """Write the last leases and commits, and wait for the answers to commands.

@@ -98,7 +98,7 @@ class Worker:
         self.dispatcher.connect(hub, self._catchup, self._link)
         self._subscriptions.connect(self._catchup, self._link)
         self._wheel = HeartbeatWheel(settings.heartbeat_s)
-        self._entrance = Entrance(settings, self._plane, self._archive)
+        self._entrance = Entrance(settings, values, self._plane, self._archive)
         self.reception = Reception(
             settings,
             values,
@@ -149,6 +149,7 @@ class Worker:
     def _look(self, now: float) -> None:
         self.reception.look(now)
         self._members.look()
+        self._plane.measure()
 
     def start(self) -> list[asyncio.Task[None]]:
         """Start what runs beside the sockets; if one of these ends, so must we."""

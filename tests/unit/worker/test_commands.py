@@ -41,7 +41,7 @@ class Talk:
             settings,
             bench.worker.subscriptions,
             Limits(settings),
-            Entrance(settings, nobody, nobody),
+            Entrance(settings, bench.worker_values, nobody, nobody),
             nobody,
             nobody,
             lambda _session: self.full,
