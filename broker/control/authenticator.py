@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from broker.config import Settings
 from broker.control.api_keys import ApiKeys
 from broker.control.identity import Identity, everybody
-from broker.control.tokens import Tokens
+
+if TYPE_CHECKING:
+    from broker.control.tokens import Tokens
 
 
 class Authenticator:
@@ -21,6 +25,9 @@ class Authenticator:
         if settings.auth == "api_key":
             self._api_keys = ApiKeys.from_settings(settings)
         elif settings.auth == "jwt":
+            # Its libraries are 7 MiB in each process, which only this mode needs.
+            from broker.control.tokens import Tokens
+
             self._tokens = Tokens.from_settings(settings)
 
     async def identify(self, token: str) -> Identity:

@@ -192,8 +192,7 @@ class Presence:
         while True:
             due += TICK_S  # Who was late catches up: a lease does not wait.
             await asyncio.sleep(max(0.0, due - loop.time()))
-            if self._enabled:
-                await self.do_work()
+            await self.do_work()
 
     async def do_work(self) -> None:
         """Renew a part of the leases, say who came and went, and look for who left."""
