@@ -169,6 +169,10 @@ class FakeSocket:
         self.sent: list[bytes] = []
         self.closed: Disconnect | None = None
 
+    @property
+    def open(self) -> bool:
+        return self.closed is None
+
     def send(self, data: bytes) -> None:
         if data:
             self.sent.append(data)

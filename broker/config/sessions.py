@@ -19,7 +19,9 @@ class SessionSettings(BaseModel):
         "oldest. 0: no limit.",
     )
     evict_by: Annotated[Literal["start", "activity"], Word] = Field(
-        "start", description="Which session is the oldest: by start or last activity."
+        "start",
+        description="Which session is the oldest: by start, or by last activity as of "
+        "the last renewal of its lease.",
     )
     session_lease_s: Seconds = Field(
         30,

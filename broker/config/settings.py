@@ -17,7 +17,7 @@ from broker.config.sessions import SessionSettings
 from broker.config.types import GIB, KIB, MIB, Seconds, SecondsOrZero, Size, Word
 from broker.errors import ConfigError
 from broker.store.address import parse_url
-from broker.store.keys import check_event_stream
+from broker.store.keys import check_command_stream, check_event_stream
 
 
 def _default_workers() -> int:
@@ -224,6 +224,12 @@ class Settings(SessionSettings, AccessSettings):
     def _redis_url_is_usable(cls, url: SecretStr) -> SecretStr:
         _as_value_error(parse_url, url.get_secret_value())
         return url
+
+    @field_validator("command_stream")
+    @classmethod
+    def _command_stream_is_apart(cls, key: str) -> str:
+        _as_value_error(check_command_stream, key)
+        return key
 
     @field_validator("event_stream")
     @classmethod

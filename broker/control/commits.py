@@ -179,10 +179,11 @@ class Commits:
         skip what came since. Now the lower ids of the new history can be committed.
 
         Call it in the turn in which the subscription begins anew: a source that goes
-        on naming positions of the old history undoes it. Another worker that has not
-        noticed the reset may do so anyway. Then a position of the old history is
-        stored again; it belongs to no entry of the new one, the next resume finds
-        that out and replays everything. So events come again, and none is skipped.
+        on naming positions of the old history undoes it. A worker that notices the
+        reset later than others may undo more: it puts the consumer back to the start,
+        or before that stores a position of the old history, which is of no entry of
+        the new one: the next resume finds that out and replays everything. Either
+        way events come again, and none is skipped.
         """
         for former in (
             self._writing.pop(consumer, None),

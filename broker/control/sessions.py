@@ -103,7 +103,13 @@ class SessionKeeper:
         self._wake = asyncio.Event()
 
     async def admit(
-        self, user: str, session: str, *, limit: int, deliberate: bool = False
+        self,
+        user: str,
+        session: str,
+        *,
+        limit: int,
+        deliberate: bool = False,
+        as_of_ms: int = store.FENCE_MAX,
     ) -> Admission:
         """Open *session* for a connection of *user* that wants to read it.
 
@@ -114,6 +120,7 @@ class SessionKeeper:
             session: Which.
             limit: Sessions of the user that may be open; 0 for any number.
             deliberate: Whether the user wants it although it was evicted or closed.
+            as_of_ms: When the user said so, by Redis' clock.
 
         Raises:
             StoreUnavailable: Redis is away; the session may or may not be open.
@@ -130,6 +137,7 @@ class SessionKeeper:
                 self._terms,
                 limit=limit,
                 deliberate=deliberate,
+                as_of_ms=as_of_ms,
                 known_fence=self._known_fence(user, session),
             )
         except StoreRefused as error:
@@ -184,7 +192,7 @@ class SessionKeeper:
         if stay.connections:
             return
         stay.left_at = time.monotonic()
-        stay.owes_linger = True
+        stay.owes_linger, stay.pays_linger = True, False
         self._ask_soon(user, session)
 
     def active(self, user: str, session: str) -> None:

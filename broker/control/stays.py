@@ -23,16 +23,25 @@ class Stay:
         left_at: Monotonic seconds since which there is no connection, if there is none.
         owes_linger: Whether there is no connection any more, and the last lease, for
             the time of lingering, is still to be sent.
+        pays_linger: Whether the renewal that was sent last is that one.
     """
 
-    __slots__ = ("active_at", "connections", "ended", "fence", "left_at", "owes_linger")
+    __slots__ = (
+        "active_at",
+        "connections",
+        "ended",
+        "fence",
+        "left_at",
+        "owes_linger",
+        "pays_linger",
+    )
 
     def __init__(self) -> None:
         self.connections = 0
         self.fence = 0
         self.ended = False
         self.active_at = self.left_at = time.monotonic()
-        self.owes_linger = False
+        self.owes_linger = self.pays_linger = False
 
 
 class _User:
@@ -95,6 +104,7 @@ class Stays:
             if stay is not None and (lease_s := self._lease_of(stay, now)) >= 0.001:
                 quiet_ms = int((now - stay.active_at) * 1000)
                 lease = Lease(session, stay.fence, int(lease_s * 1000), quiet_ms)
+                stay.pays_linger = stay.owes_linger
                 leases.setdefault(user, []).append(lease)
         return [
             Renewal(user, self._users[user].limit, of_user)
@@ -112,7 +122,8 @@ class Stays:
         """Forget those that have left and whose last lease has been sent."""
         for standing in held.standings:
             stay = self.find(held.user, standing.session)
-            if stay is not None and stay.owes_linger:
+            # Who has left only after the renewal was sent still owes it.
+            if stay is not None and stay.owes_linger and stay.pays_linger:
                 self.forget(held.user, standing.session)
 
     def forget_gone(self) -> None:

@@ -11,6 +11,7 @@ from broker.errors import ConfigError
 
 PLACEHOLDER = "{session}"
 DEFAULT_EVENT_STREAM = "broker:events:{session}"
+DEFAULT_COMMAND_STREAM = "broker:commands"
 
 SELF_TEST_PREFIX = b"broker:_selftest:"
 """Keys that live for a moment while a connection proves that its doorbell rings."""
@@ -99,6 +100,20 @@ def check_event_stream(pattern: str) -> None:
     for own in OWN_PREFIXES:
         if prefix.startswith(own):
             raise _unusable(pattern, f"keys that begin with {own!r} are the broker's")
+
+
+def check_command_stream(key: str) -> None:
+    """Refuse a command stream that is another key of the broker.
+
+    Raises:
+        ConfigError: It is one, or its braces are no hash tag.
+    """
+    others = [name for name in OWN_NAMES if name != DEFAULT_COMMAND_STREAM]
+    if key in others or key.startswith(OWN_PREFIXES):
+        raise ConfigError(f"must not be a key of the broker's own, as {key!r} is")
+    tag, end, _ = key.partition("{")[2].partition("}")
+    if "}" in key and not (tag and end):
+        raise ConfigError("must have braces only around a hash tag")
 
 
 def _unusable(pattern: str, why: str) -> ConfigError:

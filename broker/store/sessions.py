@@ -75,6 +75,7 @@ async def open_session(
     *,
     limit: int,
     deliberate: bool = False,
+    as_of_ms: int = FENCE_MAX,
     known_fence: int = 0,
 ) -> Held:
     """Open a session of *user*, or go on with it, and evict those over the limit.
@@ -89,6 +90,8 @@ async def open_session(
         terms: Of the fleet.
         limit: Sessions of the user that may count; 0 for any number.
         deliberate: Whether the user wants it although it was evicted or closed.
+        as_of_ms: When the user said so, by Redis' clock: what has ended it since then
+            is newer and counts.
         known_fence: Of the opening that the caller still serves, 0 for none.
 
     Returns:
@@ -103,7 +106,7 @@ async def open_session(
     renewal = Renewal(user, limit, (lease,))
     index = (b"ZADD", EXPIRING, "NX", 0, user_tag(user))
     # Into the index first: if we die in between, a janitor finds what we have opened.
-    command = _hold(renewal, terms, session, deliberate)
+    command = _hold(renewal, terms, session, as_of_ms if deliberate else 0)
     _, reply = await connection.call_all(index, command)
     return _held(renewal, reply)
 
@@ -120,7 +123,7 @@ async def renew_sessions(
         ValueError: An argument cannot be.
         StoreUnavailable: Redis is away; some may have been renewed.
     """
-    commands = [_hold(one, terms, "", False) for one in renewals]
+    commands = [_hold(one, terms, "", 0) for one in renewals]
     replies = await connection.send(*commands)
     return [
         store_error(reply) if isinstance(reply, ReplyError) else _held(renewal, reply)
@@ -214,7 +217,8 @@ async def due_users(connection: Connection, count: int) -> Due:
         (b"TIME",), (b"ZRANGE", EXPIRING, 0, count - 1, b"WITHSCORES")
     )
     now = _ms(time)
-    return Due(now, [unquote(tag.decode()) for tag, due in first if due <= now])
+    due = [unquote(tag.decode(errors="replace")) for tag, at in first if at <= now]
+    return Due(now, [user for user in due if user])  # Nobody's is not from us.
 
 
 def index_due(user: str, due_ms: int) -> Command:
@@ -239,7 +243,7 @@ def _check_session(session: str) -> None:
         raise ValueError("not the name of a session")
 
 
-def _hold(renewal: Renewal, terms: Terms, opening: str, deliberate: bool) -> Command:
+def _hold(renewal: Renewal, terms: Terms, opening: str, until_ms: int) -> Command:
     if renewal.limit < 0:
         raise ValueError("a limit is not negative")
     arguments: list[str | int] = []
@@ -252,7 +256,7 @@ def _hold(renewal: Renewal, terms: Terms, opening: str, deliberate: bool) -> Com
         arguments += (lease.session, lease.fence, lease.lease_ms, lease.quiet_ms)
     return script("session_hold").call(
         _keys(renewal.user),
-        *(terms.idle_ms, renewal.limit, terms.evict_by, opening, int(deliberate)),
+        *(terms.idle_ms, renewal.limit, terms.evict_by, opening, until_ms),
         *arguments,
     )
 

@@ -51,25 +51,37 @@ class Applications:
     async def _start(
         self, connection: Connection, session: str, frame: ClientFrame
     ) -> None:
-        identity = identity_of(connection)
-        await self._entrance.start_session(identity, session, deliberate=True)
-        self._send(connection, session, frame)
+        # First it is stored: what refuses a command refuses its effect as well. And it
+        # opens what had ended when it was stored, so that saying it again is harmless.
+        answer = await self._store(connection, session, frame)
+        if not answer.code:
+            await self._entrance.start_session(
+                identity_of(connection),
+                session,
+                deliberate=True,
+                as_of_ms=int(answer.stream_id.partition("-")[0]),
+            )
+        self._tell(connection, frame, answer)
 
     def _send(self, connection: Connection, session: str, frame: ClientFrame) -> None:
+        answer = self._store(connection, session, frame)
+        if answer.done():
+            self._tell(connection, frame, answer.result())
+        else:
+            answer.add_done_callback(
+                lambda done: self._tell(connection, frame, done.result())
+            )
+
+    def _store(
+        self, connection: Connection, session: str, frame: ClientFrame
+    ) -> asyncio.Future[Answer]:
         if connection.user:
             self._plane.sessions.active(connection.user, session)
-        answer = self._plane.upstream.send(
+        return self._plane.upstream.send(
             connection, session, frame.cmd, bytes(frame.data), frame.id
         )
-        if answer.done():
-            self._tell(connection, frame, answer)
-        else:
-            answer.add_done_callback(lambda done: self._tell(connection, frame, done))
 
-    def _tell(
-        self, connection: Connection, frame: ClientFrame, done: asyncio.Future[Answer]
-    ) -> None:
-        answer = done.result()
+    def _tell(self, connection: Connection, frame: ClientFrame, answer: Answer) -> None:
         self._values[catalog.COMMANDS.slots[answer.code or "stored"]] += 1
         if not answer.code:
             data = with_ref({"id": answer.stream_id}, frame)

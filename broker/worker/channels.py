@@ -76,6 +76,10 @@ class Socket(Protocol):
     format: Format
 
     @property
+    def open(self) -> bool:
+        """Whether frames may still be written."""
+
+    @property
     def buffered_bytes(self) -> int:
         """Bytes that wait in this process for the kernel."""
 

@@ -21,8 +21,33 @@ ERRORS_MAX = 100
 """Bad frames after which a connection is closed."""
 WAITING_MAX = 1000
 """Frames of one connection that may wait behind one that needs Redis."""
+WAITING_BYTES_MAX = 256 * 1024
+"""The same in bytes."""
 
 Handler = Callable[[Connection, ClientFrame], Awaitable[None] | None]
+
+
+class _Waiting:
+    """What one connection has said meanwhile, in bounds."""
+
+    __slots__ = ("frames", "size")
+
+    def __init__(self) -> None:
+        self.frames: deque[bytes] = deque()
+        self.size = 0
+
+    @property
+    def has_room(self) -> bool:
+        return len(self.frames) < WAITING_MAX and self.size < WAITING_BYTES_MAX
+
+    def append(self, payload: bytes) -> None:
+        self.frames.append(payload)
+        self.size += len(payload)
+
+    def pop(self) -> bytes:
+        payload = self.frames.popleft()
+        self.size -= len(payload)
+        return payload
 
 
 class Commands:
@@ -44,7 +69,7 @@ class Commands:
         self._values = values
         self._handlers = handlers
         self._otherwise = otherwise
-        self._waiting: dict[Connection, deque[bytes]] = {}
+        self._waiting: dict[Connection, _Waiting] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def handle(self, connection: Connection, payload: bytes) -> None:
@@ -53,7 +78,7 @@ class Commands:
         waiting = self._waiting.get(connection)
         if waiting is None:
             self._begin(connection, payload)
-        elif len(waiting) < WAITING_MAX:
+        elif waiting.has_room:
             waiting.append(payload)
         else:
             refuse = BadFrame("rate_limited", "too many commands at once", retry=True)
@@ -62,7 +87,7 @@ class Commands:
     def _begin(self, connection: Connection, payload: bytes) -> None:
         work = self._do(connection, payload)
         if work is not None:
-            self._waiting[connection] = deque()
+            self._waiting[connection] = _Waiting()
             task = asyncio.get_running_loop().create_task(self._go_on(connection, work))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -100,8 +125,8 @@ class Commands:
         waiting = self._waiting[connection]
         try:
             await work
-            while waiting and connection.open:
-                following = self._do(connection, waiting.popleft())
+            while waiting.frames and connection.open:
+                following = self._do(connection, waiting.pop())
                 if following is not None:
                     await following
         finally:

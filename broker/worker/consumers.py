@@ -46,8 +46,9 @@ class Committer:
     def handed_over(self) -> Position | None:
         """What the kernel has taken for sure; None while nobody can say."""
         sub = self._sub
+        # Of a socket that is lost nobody knows what was still in its buffer.
         waits = self._is_sending() or sub.hole is not None or sub.socket.buffered_bytes
-        return None if waits else self.sent
+        return self.sent if sub.socket.open and not waits else None
 
     def restart(self) -> None:
         """The stream is another one: what was committed of the former means nothing."""

@@ -14,6 +14,7 @@ from broker.metrics import catalog
 from broker.metrics.slots import Row
 from broker.model import START, Position
 from broker.store.offsets import Consumer
+from broker.store.sessions import FENCE_MAX
 from broker.worker.archive import Archive
 from broker.worker.channels import Start, StartAt
 from broker.worker.handshake import Refusal
@@ -45,7 +46,11 @@ class Entrance:
                 judge it now.
         """
         if not self.asks_for_tokens:
-            return everybody(user) if user else ANONYMOUS
+            if not user:
+                return ANONYMOUS
+            identity = everybody(user)
+            self.check_access(identity)
+            return identity
         if token is None:
             raise Refusal("unauthorized")
         try:
@@ -56,10 +61,23 @@ class Entrance:
         except AuthUnavailable:
             self._values[catalog.TOKENS_REFUSED.slots["unavailable"]] += 1
             raise Refusal("unavailable", "tokens cannot be checked now") from None
+        if not self._plane.knows_revocations:
+            try:
+                await self._plane.wait_up()
+            except StoreError:
+                raise Refusal("unavailable") from None
+        self.check_access(identity)
+        return identity
+
+    def check_access(self, identity: Identity) -> None:
+        """Refuse who has lost access; once more after each wait for something else.
+
+        Raises:
+            Refusal: The user or the token is revoked.
+        """
         if self._plane.revocations.refuses(identity, time.time_ns() / 1e9):
             self._values[catalog.TOKENS_REFUSED.slots["revoked"]] += 1
             raise Refusal("revoked")
-        return identity
 
     async def open(self, identity: Identity, session: str, reading: Reading) -> Reading:
         """Open *session* for a user who wants to read it.
@@ -92,7 +110,12 @@ class Entrance:
             raise Refusal("forbidden", "the token does not allow to read this session")
 
     async def start_session(
-        self, identity: Identity, session: str, *, deliberate: bool
+        self,
+        identity: Identity,
+        session: str,
+        *,
+        deliberate: bool,
+        as_of_ms: int = FENCE_MAX,
     ) -> None:
         """Make *session* one of the user's open sessions, which may evict the oldest.
 
@@ -100,6 +123,7 @@ class Entrance:
             identity: Whose.
             session: Which.
             deliberate: Whether it is opened even if it was evicted or closed.
+            as_of_ms: When the user said so, by Redis' clock.
 
         Raises:
             Refusal: It was evicted or closed and this is no deliberate act, or Redis
@@ -110,7 +134,11 @@ class Entrance:
             limit = self._settings.max_sessions_per_user
         try:
             admission = await self._plane.admit(
-                identity.user, session, limit=limit, deliberate=deliberate
+                identity.user,
+                session,
+                limit=limit,
+                deliberate=deliberate,
+                as_of_ms=as_of_ms,
             )
         except StoreError:
             raise Refusal("unavailable") from None

@@ -21,6 +21,8 @@ from broker.worker.people import People
 from broker.worker.subscriptions import Subscriptions
 from broker.worker.tending import entries_behind
 
+SLICE = 500
+"""Connections looked at in one turn of the loop: about 1 ms."""
 REASONS = {
     "evicted": Disconnect.SESSION_EVICTED,
     "closed": Disconnect.SESSION_CLOSED,
@@ -48,6 +50,7 @@ class Evictions:
         self._members = members
         self._catchup = catchup
         self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[None] | None = None
 
     def end_session(self, notice: SessionEnded) -> None:
         """A session of a user was evicted or closed: its connections end."""
@@ -68,10 +71,25 @@ class Evictions:
             )
             connection.send(notification)
 
-    def check_access(self) -> None:
-        """Something was revoked: who has lost access must go."""
+    def check_access(self, key: str) -> None:
+        """A user or token was revoked: its connections must go."""
+        kind, _, name = key.partition(":")
+        people = self._people
+        self._check(people.of(name) if kind == "user" else people.with_token(name))
+
+    def check_everybody(self) -> None:
+        """The list of what is revoked was read: who is in it must go."""
+        self._task = self._loop.create_task(self._check_in_slices())
+
+    async def _check_in_slices(self) -> None:
+        everybody = list(self._people)
+        for start in range(0, len(everybody), SLICE):
+            self._check(everybody[start : start + SLICE])
+            await asyncio.sleep(0)
+
+    def _check(self, connections: list[Connection]) -> None:
         now_s = time.time_ns() / 1e9
-        for connection in self._people:
+        for connection in connections:
             identity = connection.identity
             if identity is not None and self._revocations.refuses(identity, now_s):
                 connection.close(Disconnect.REVOKED)

@@ -26,18 +26,28 @@ class Expiries:
         self._on_warn = on_warn
         self._on_end = on_end
         self._due: dict[int, dict[Connection, None]] = {}
+        self._seconds: dict[Connection, tuple[int, ...]] = {}
         self._looked_at = 0
 
     def add(self, connection: Connection, now_s: float) -> None:
         """Watch the token that *connection* has now; both times are Unix time."""
+        self.remove(connection)
         identity = connection.identity
         if identity is None or identity.expires_at is None:
             return
         ends_s = identity.expires_at
         warns_s = ends_s - self._warn_s
-        if self._warn_s and now_s < warns_s:
-            self._put(connection, warns_s)
-        self._put(connection, ends_s)
+        times = (warns_s, ends_s) if self._warn_s and now_s < warns_s else (ends_s,)
+        self._seconds[connection] = tuple(self._put(connection, at) for at in times)
+
+    def remove(self, connection: Connection) -> None:
+        """Watch the token of *connection* no longer."""
+        for second in self._seconds.pop(connection, ()):
+            those = self._due.get(second)
+            if those is not None:
+                those.pop(connection, None)
+                if not those:
+                    del self._due[second]
 
     def look(self, now_s: float) -> None:
         """Warn and end those who are due."""
@@ -51,10 +61,11 @@ class Expiries:
                 self._serve(connection, now_s)
         self._looked_at = now
 
-    def _put(self, connection: Connection, when_s: float) -> None:
+    def _put(self, connection: Connection, when_s: float) -> int:
         # Rounded up: nobody is ended early, and nobody's second has passed already.
         second = max(int(when_s) + 1, self._looked_at + 1)
         self._due.setdefault(second, {})[connection] = None
+        return second
 
     def _serve(self, connection: Connection, now_s: float) -> None:
         identity = connection.identity

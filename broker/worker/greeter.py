@@ -40,8 +40,8 @@ class Greeter:
 
     @property
     def full(self) -> bool:
-        """Whether as many wait as may."""
-        return len(self._waiting) >= self._most
+        """Whether as many wait as may, for their frame or for the verdict."""
+        return len(self._waiting) + len(self._tasks) >= self._most
 
     def add(self, connection: Connection, wanted: Wanted) -> None:
         """Wait for the token of *connection*."""
@@ -80,6 +80,12 @@ class Greeter:
         except Exception:
             log.exception("auth_failed")
             connection.close(Disconnect.INTERNAL)
+
+    def drain(self) -> None:
+        """Send everybody who waits to another pod."""
+        for connection in list(self._waiting):
+            self.remove(connection)
+            connection.close(Disconnect.DRAINING)
 
     def look(self, now: float) -> None:
         """Close those whose time is over; *now* is the loop's time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import random
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -64,6 +65,7 @@ TERMINAL = {
     "not_found": Disconnect.NOT_FOUND,
     "session_evicted": Disconnect.SESSION_EVICTED,
     "session_closed": Disconnect.SESSION_CLOSED,
+    "too_many_consumers": Disconnect.BAD_REQUEST,
 }
 """Refusals for good by reason: what a page is told, since it sees no HTTP status."""
 
@@ -189,9 +191,23 @@ def check_origin(request: web.BaseRequest, settings: Settings) -> None:
     allowed = settings.allowed_origins
     if "*" in allowed or origin.lower() in allowed:
         return
-    host = request.headers.get(hdrs.HOST, "")
-    if allowed or _host_of(origin) != host.lower():
+    host = request.headers.get(hdrs.HOST, "").lower()
+    if allowed or _host_of(origin) != host:
         raise Refusal("forbidden")
+    # Where nobody is asked who he is, loopback is all the protection: a page whose name
+    # was made to lead here must not pass for this host's own.
+    if settings.auth == "none" and not settings.allow_insecure and not _is_local(host):
+        raise Refusal("forbidden")
+
+
+def _is_local(host: str) -> bool:
+    name = urlsplit(f"//{host}").hostname or ""
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def _host_of(origin: str) -> str | None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 
 from broker.config import Settings
 
 ADDRESSES_MAX = 10_000
+PER_USER = "too_many_connections_per_user"
+PER_SESSION = "too_many_connections_per_session"
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -76,13 +79,20 @@ class Limits:
         self.subscriptions = 0
         self.memory_is_high = False
 
-    def refusal(self, user: str, session: str, of_user: int | None = None) -> str:
+    def refusal(
+        self,
+        user: str,
+        session: str,
+        of_user: int | None = None,
+        excused: Collection[str] = (),
+    ) -> str:
         """Why a connection may not be opened now, as a metric label; "" if it may.
 
         Args:
             user: Whose it is, empty for nobody's.
             session: What it reads, empty for nothing yet.
             of_user: How many connections this user may have instead of the setting.
+            excused: Reasons that do not count, because somebody else makes room.
         """
         settings = self._settings
         if of_user is None:
@@ -91,12 +101,13 @@ class Limits:
             return "memory"
         if self.connections >= settings.max_connections:
             return "too_many_connections"
-        if user and _reached(self._per_user[user], of_user):
-            return "too_many_connections_per_user"
-        if session and _reached(
-            self._per_session[session], settings.max_connections_per_session
-        ):
-            return "too_many_connections_per_session"
+        by_user, by_session = PER_USER, PER_SESSION
+        if user and by_user not in excused and _reached(self._per_user[user], of_user):
+            return by_user
+        of_session = settings.max_connections_per_session
+        full = session and _reached(self._per_session[session], of_session)
+        if full and by_session not in excused:
+            return by_session
         return "" if self._accepts.take() else "accept_rate"
 
     def opened(self, user: str, session: str) -> None:

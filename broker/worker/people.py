@@ -16,6 +16,7 @@ class People:
     def __init__(self) -> None:
         self._by_user: dict[str, dict[Connection, None]] = {}
         self._by_path: dict[str, dict[Connection, None]] = {}
+        self._by_token: dict[str, dict[Connection, None]] = {}
 
     def __iter__(self) -> Iterator[Connection]:
         """Everybody."""
@@ -25,17 +26,31 @@ class People:
         """Know *connection* from now on."""
         if connection.user:
             self._by_user.setdefault(connection.user, {})[connection] = None
+            self.note_token(connection)
             if connection.session:
                 self._by_path.setdefault(connection.session, {})[connection] = None
 
+    def note_token(self, connection: Connection) -> None:
+        """Know *connection* by its token, if that has an id; it may have had others."""
+        identity = connection.identity
+        if identity is not None and identity.token_id is not None:
+            self._by_token.setdefault(identity.token_id, {})[connection] = None
+
     def remove(self, connection: Connection) -> None:
         """Forget it."""
+        identity = connection.identity
+        if identity is not None and identity.token_id is not None:
+            _remove(self._by_token, identity.token_id, connection)
         _remove(self._by_user, connection.user, connection)
         _remove(self._by_path, connection.session, connection)
 
     def of(self, user: str) -> list[Connection]:
         """The connections of *user*, the oldest first."""
         return list(self._by_user.get(user, ()))
+
+    def with_token(self, token_id: str) -> list[Connection]:
+        """The connections that came with a token, or were refreshed with it."""
+        return list(self._by_token.get(token_id, ()))
 
     def oldest(self, user: str, session: str = "") -> Connection | None:
         """The oldest open connection to *session*, or of *user* if none is named."""

@@ -42,8 +42,11 @@ class Host(Protocol):
     def end_session(self, notice: notices.SessionEnded) -> None:
         """A session was evicted or closed: its connections end."""
 
-    def check_access(self) -> None:
-        """Something was revoked: who has lost access must go."""
+    def check_access(self, key: str) -> None:
+        """A user or token was revoked: its connections must go."""
+
+    def check_everybody(self) -> None:
+        """The list of what is revoked was read: who is in it must go."""
 
     def disconnect_user(self, user: str) -> None:
         """All connections of *user* end; they may come back."""
@@ -79,6 +82,8 @@ class ControlPlane:
             command_timeout_s=settings.command_timeout_s,
         )
         self.revocations = Revocations()
+        self.knows_revocations = False
+        """Whether the list was ever read: before that nobody can be judged."""
         self.sessions = SessionKeeper(
             self._standing, settings, self._end_session, self.tell
         )
@@ -110,19 +115,24 @@ class ControlPlane:
         return [asyncio.create_task(run, name=name) for name, run in runs.items()]
 
     async def admit(
-        self, user: str, session: str, *, limit: int, deliberate: bool
+        self, user: str, session: str, *, limit: int, deliberate: bool, as_of_ms: int
     ) -> Admission:
         """Open a session of *user*; see `SessionKeeper.admit`.
 
         Raises:
             StoreUnavailable: Redis is away.
         """
-        await self._wait_up()
+        await self.wait_up()
         return await self.sessions.admit(
-            user, session, limit=limit, deliberate=deliberate
+            user, session, limit=limit, deliberate=deliberate, as_of_ms=as_of_ms
         )
 
-    async def _wait_up(self) -> None:
+    async def wait_up(self) -> None:
+        """Return when there is a connection that knows what was revoked.
+
+        Raises:
+            StoreUnavailable: There is none, and none comes soon.
+        """
         if self._standing.up:
             return
         try:
@@ -184,7 +194,10 @@ class ControlPlane:
         self.presence.resubscribed()
         # Behind the SUBSCRIBE: what is revoked from now on comes as a notice.
         self.revocations.load(await revoked.read_all(connection))
-        self._host.check_access()
+        self.knows_revocations = True
+        self._host.check_everybody()
+        # Again, now that nobody waits any more: somebody may have begun to watch.
+        connection.send_unanswered((b"SUBSCRIBE", *self._channels))
 
     def _handle_push(self, push: list[object]) -> None:
         if push[0] != b"message":
@@ -208,7 +221,7 @@ class ControlPlane:
                 self.sessions.handle_ended(notice)
             case notices.Revoked():
                 self.revocations.apply(notice.key, notice.at, notice.until)
-                self._host.check_access()
+                self._host.check_access(notice.key)
             case notices.Pardoned():
                 self.revocations.forget(notice.key)
             case notices.DisconnectUser():
@@ -246,7 +259,7 @@ class ControlPlane:
                 self.revocations.load(await revoked.read_all(self._standing.use()))
             except StoreError:
                 continue
-            self._host.check_access()
+            self._host.check_everybody()
 
     def measure(self) -> None:
         """Set the gauges; called each second."""

@@ -21,11 +21,6 @@ from broker.worker.limits import Limits
 from broker.worker.people import People
 from broker.worker.subscriptions import Subscriptions
 
-REPLACEABLE = frozenset(
-    ("too_many_connections_per_user", "too_many_connections_per_session")
-)
-"""Limits that a newcomer may pass by taking the oldest connection's place."""
-
 
 class Reception:
     """Opens connections and knows all that are open.
@@ -85,45 +80,60 @@ class Reception:
         Raises:
             Refusal: There is no room, or the session may not be read.
         """
-        user, session = identity.user, wanted.session
-        self._check_room(identity, session)
+        user, session, reading = identity.user, wanted.session, wanted.reading
+        if session:
+            self.check_right(identity, session)
+        in_the_way = self._check_room(identity, session)
         # Taken before anybody is asked: many may come at the same moment.
         self._limits.opened(user, session)
-        if not session:
-            return wanted
-        try:
-            reading = await self._entrance.open(identity, session, wanted.reading)
-        except BaseException:
-            self._limits.closed(user, session)
-            raise
+        if session:
+            try:
+                reading = await self._entrance.open(identity, session, reading)
+                # Much may have happened meanwhile.
+                self._entrance.check_access(identity)
+                self._check_subscription(user)
+            except BaseException:
+                self._limits.closed(user, session)
+                raise
+        for connection in in_the_way:
+            connection.close(Disconnect.CONNECTION_REPLACED)
         return Wanted(session=session, user=user, reading=reading)
 
     def give_up(self, identity: Identity, wanted: Wanted) -> None:
         """Somebody who was let in has left before there was a connection."""
         self._limits.closed(identity.user, wanted.session)
 
-    def _check_room(self, identity: Identity, session: str) -> None:
+    def _check_room(self, identity: Identity, session: str) -> list[Connection]:
+        """The connections whose place a newcomer takes: mostly none."""
         reason = "draining" if self.draining else self._refusal(session)
-        user = identity.user
-        if not reason and session and not self._limits.may_subscribe(user, 0):
-            reason = "too_many_connections"
-        if not reason:
-            reason = self._limits.refusal(user, session, identity.max_connections)
-        if reason in REPLACEABLE and self._make_room(reason, user, session):
-            return
         if reason:
             raise Refusal(reason)
+        user = identity.user
+        if session:
+            self._check_subscription(user)
+        in_the_way: dict[str, Connection] = {}
+        while reason := self._limits.refusal(
+            user, session, identity.max_connections, in_the_way
+        ):
+            oldest = self._in_the_way(reason, user, session)
+            if oldest is None:
+                raise Refusal(reason)
+            in_the_way[reason] = oldest
+        return list(in_the_way.values())
 
-    def _make_room(self, reason: str, user: str, session: str) -> bool:
-        """Close the oldest connection in the way, if the settings say so."""
+    def _check_subscription(self, user: str) -> None:
+        if not self._limits.may_subscribe(user, 0):
+            raise Refusal("too_many_connections")
+
+    def _in_the_way(self, reason: str, user: str, session: str) -> Connection | None:
+        """The connection that a newcomer may replace, if the settings say so."""
         if self._settings.connection_limit_action != "evict_oldest":
-            return False
-        by_session = reason == "too_many_connections_per_session"
-        oldest = self.people.oldest(user, session if by_session else "")
-        if oldest is None:
-            return False
-        oldest.close(Disconnect.CONNECTION_REPLACED)
-        return True
+            return None
+        if reason == "too_many_connections_per_session":
+            return self.people.oldest(user, session)
+        if reason == "too_many_connections_per_user":
+            return self.people.oldest(user)
+        return None
 
     def check_waiting_room(self) -> None:
         """Refuse one more connection without a token, if many are waiting.
@@ -183,7 +193,11 @@ class Reception:
 
     def change_identity(self, connection: Connection, identity: Identity) -> None:
         """A connection has a newer token of the same user."""
+        if not connection.open:
+            return
+        self.people.remove(connection)
         connection.identity = identity
+        self.people.add(connection)
         self._expiries.add(connection, time.time_ns() / 1e9)
         for session, sub in list(connection.subs.items()):
             if identity.may_subscribe(session):
@@ -203,11 +217,17 @@ class Reception:
             return  # It never said who it was.
         self._subscriptions.end_all(connection)
         self._wheel.remove(connection)
+        self._expiries.remove(connection)
         self.people.remove(connection)
         self.connections.discard(connection)
         self._limits.closed(connection.user, connection.session)
         self.values[catalog.CONNECTIONS.slots[connection.format.name]] -= 1
         self.values[catalog.CLOSES.slots[label]] += 1
+
+    def drain(self) -> None:
+        """Nobody comes in any more; who has not said who he is leaves at once."""
+        self.draining = True
+        self._greeter.drain()
 
     def look(self, now: float) -> None:
         """Show out whose time is over; *now* is the loop's time."""

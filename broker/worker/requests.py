@@ -89,6 +89,7 @@ class Requests:
     ) -> None:
         identity = identity_of(connection)
         reading = await self._entrance.open(identity, session, reading)
+        self._check_limits(connection, ref)
         if connection.open:
             self._subscriptions.open(connection, session, reading, ref)
 
@@ -99,16 +100,19 @@ class Requests:
             raise BadFrame(
                 "already_subscribed", "unsubscribe first to read it anew", frame.id
             )
-        if not self._limits.may_subscribe(connection.user, len(connection.subs)):
-            raise BadFrame(
-                "too_many_subscriptions", "unsubscribe from another first", frame.id
-            )
+        self._check_limits(connection, frame.id)
         if not self._may_ask(connection):
             raise BadFrame(
                 "rate_limited", "too many subscribe commands", frame.id, retry=True
             )
         if self._refuses_watches(session):
             raise BadFrame("unavailable", "try again later", frame.id, retry=True)
+
+    def _check_limits(self, connection: Connection, ref: str | None) -> None:
+        if not self._limits.may_subscribe(connection.user, len(connection.subs)):
+            raise BadFrame(
+                "too_many_subscriptions", "unsubscribe from another first", ref
+            )
 
     def _handle_unsubscribe(self, connection: Connection, frame: ClientFrame) -> None:
         session = session_of(frame)

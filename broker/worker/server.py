@@ -201,6 +201,8 @@ class Server:
     # Refusals.
 
     def _refuse(self, request: web.BaseRequest, refusal: Refusal) -> web.StreamResponse:
+        if _has_left(request):
+            return HANDED_OVER
         label = refusal.reason
         if label.startswith("too_many_connections"):
             label = "too_many_connections"
@@ -209,7 +211,7 @@ class Server:
             answer = _refuse_event_source(refusal)
             if answer is not None:
                 return answer
-        elif refusal.reason in TERMINAL and self._terminal.take(request.remote or ""):
+        elif refusal.reason in TERMINAL:
             accepted = self._refuse_browser(request, refusal)
             if accepted is not None:
                 return accepted
@@ -224,6 +226,8 @@ class Server:
         version = (request.version.major, request.version.minor)
         accept = websocket.check_upgrade(request.headers, request.method, version)
         if subprotocol is None or isinstance(accept, websocket.UpgradeRefusal):
+            return None
+        if not self._terminal.take(request.remote or ""):
             return None
         transport, _early = take_over(request)
         transport.write(_switching(accept, subprotocol))

@@ -88,7 +88,7 @@ class Subscriptions:
         """End a subscription whose stream cannot be read, or whose socket is slow."""
         connection = sub.socket
         assert isinstance(connection, Connection)  # noqa: S101 - narrows for mypy
-        if connection.session or reason == "slow":
+        if connection.session == sub.channel.session or reason == "slow":
             connection.close(REFUSALS.get(reason, Disconnect.NOT_FOUND))
             return
         data = {

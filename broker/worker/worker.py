@@ -214,7 +214,7 @@ class Worker:
             hurry: Set when there is no time left: the rest is closed at once.
         """
         # 1. Nobody new: the listening socket is closed, and a late request is refused.
-        self.reception.draining = True
+        self.reception.drain()
         everybody = list(self.reception.connections)
         if not everybody:
             self._empty.set()

@@ -35,6 +35,7 @@ class NullSocket:
 
     fd = -1
     blocked = False
+    open = True
     buffered_bytes = 0
     format: Format = NATIVE
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -209,7 +210,35 @@ async def test_only_so_many_consumers_fit_into_a_session(
         client = await enter(broker, session, consumer=f"c{number}")
         client.cut()
     with pytest.raises(Refused) as refused:
-        await enter(broker, session, consumer="one-more")
+        await WebSocketClient.connect(
+            broker.public,
+            f"/v1/ws/{session}",
+            {"consumer": "one-more"},
+            subprotocols=(),
+        )
 
     assert refused.value.status == 409
     assert refused.value.json()["error"]["code"] == "too_many_consumers"
+
+
+async def test_what_a_cut_socket_never_took_is_not_committed(
+    broker: BrokerServer, author: Author, session: str, redis: Redis
+) -> None:
+    """With automatic commits a client that hung skips nothing when it is back."""
+    client = await WebSocketClient.connect(
+        broker.public,
+        f"/v1/ws/{session}",
+        {"consumer": "c", "ack": "auto", "last_event_id": "0"},
+        receive_buffer_bytes=4096,
+    )
+    await client.until("subscribed")
+    client.pause()
+    await author.publish(session, 300, pad_bytes=4000)
+    seen = client.received_bytes
+    await asyncio.sleep(2.5)  # Two rounds of automatic commits.
+    client.cut()
+    again = await enter(broker, session)
+    first = (await events(again, 1))[0]
+
+    assert first["seq"] <= 2 + seen // 4000 + 64
+    again.cut()

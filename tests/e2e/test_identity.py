@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,8 +12,8 @@ import pytest
 
 from broker.store.embedded import EmbeddedServer
 from tests.conftest import StartBroker
-from tests.harness import http
-from tests.harness.client import Refused, WebSocketClient
+from tests.harness import http, wire
+from tests.harness.client import Refused, WebSocketClient, request_head
 from tests.harness.publisher import Author
 from tests.harness.servers import BrokerServer
 from tests.harness.tokens import SECRET, bearer, now_s, token
@@ -378,3 +379,54 @@ async def test_no_token_appears_in_any_output(
         assert signature not in said
 
     assert signature not in guarded.log.text
+
+
+async def test_strangers_are_few_also_while_they_are_judged(
+    shared_redis: EmbeddedServer, start_broker: StartBroker, session: str
+) -> None:
+    """An issuer that hangs does not fill the worker with sockets of nobody."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        server = start_broker(
+            shared_redis.url,
+            workers=1,
+            auth="jwt",
+            jwt_jwks_url=f"http://127.0.0.1:{port}/keys",
+            max_connections=50,
+        )
+        clients = []
+        refused = 0
+        for _ in range(10):
+            try:
+                client = await WebSocketClient.connect(
+                    server.public, f"/v1/ws/{session}"
+                )
+            except Refused:
+                refused += 1
+                continue
+            client.send({"cmd": "auth", "data": {"token": token()}})
+            clients.append(client)
+        for client in clients:
+            client.cut()
+
+    assert len(clients) == 5
+    assert refused == 5
+
+
+async def test_a_page_of_another_name_is_no_page_of_this_host(
+    broker: BrokerServer, session: str
+) -> None:
+    """A name that was made to lead to loopback does not pass where nobody is asked."""
+    name = f"evil.example:{broker.public[1]}"
+    head = request_head(
+        broker.public,
+        f"/v1/ws/{session}",
+        wire.new_key(),
+        headers=[("Origin", f"http://{name}")],
+    ).replace(b"Host: 127.0.0.1", b"Host: evil.example")
+    reader, writer = await asyncio.open_connection(*broker.public)
+    writer.write(head)
+    answer = await reader.readline()
+    writer.close()
+
+    assert answer.split()[1] == b"403"

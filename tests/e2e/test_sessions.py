@@ -15,6 +15,7 @@ from tests.harness import lifecycle
 from tests.harness.client import Refused, WebSocketClient
 from tests.harness.servers import BrokerServer
 from tests.harness.sse import SseClient
+from tests.harness.tokens import SECRET, bearer, token
 
 LIMIT = 2
 LEASE_S = 1
@@ -265,4 +266,106 @@ async def test_a_connection_over_the_limit_takes_the_oldest_ones_place(
 
     assert closing["data"]["code"] == 4512
     for client in clients:
+        client.cut()
+
+
+async def test_a_repeated_start_opens_nothing_that_ended_since(
+    limited: BrokerServer, new_session: Callable[[], str], user: str
+) -> None:
+    """Saying a command again is harmless: what was decided later stands."""
+    sessions = [new_session() for _ in range(LIMIT + 1)]
+    start = {"cmd": "start_session", "id": f"start-{user}", "session": sessions[0]}
+    caller = await WebSocketClient.connect(limited.public, "/v1/ws", {"user": user})
+    caller.send(start)
+    first = await caller.until("ack")
+    clients = [await enter(limited, name, user) for name in sessions]
+    await clients[0].wait_ended()
+    caller.send(start)
+    again = await caller.until("error")
+    for client in clients[1:]:
+        client.send({"cmd": "ping"})
+        await client.until("pong")
+        client.cut()
+
+    assert first["data"]["ref"] == start["id"]
+    assert again["data"]["code"] == "session_evicted"
+    caller.cut()
+
+
+async def test_a_refused_start_evicts_nobody(
+    shared_redis: EmbeddedServer,
+    start_broker: StartBroker,
+    new_session: Callable[[], str],
+    user: str,
+    redis: Redis,
+) -> None:
+    """What is refused as a command has no effect as a deliberate act either."""
+    server = start_broker(
+        shared_redis.url, max_sessions_per_user=1, command_rate_per_s=1
+    )
+    caller = await WebSocketClient.connect(server.public, "/v1/ws", {"user": user})
+    for _ in range(20):
+        caller.send({"cmd": "start_session", "session": new_session()})
+    answers = [await caller.frame() for _ in range(21)]
+    stored = sum(answer["event"] == "ack" for answer in answers)
+    events = [entry["event"] for entry in await lifecycle.entries(redis, user)]
+
+    assert stored == 2
+    assert events.count("session_opened") == 2
+    assert events.count("session_evicted") == 1
+    caller.cut()
+
+
+async def test_who_has_no_right_takes_nobody_s_place(
+    shared_redis: EmbeddedServer, start_broker: StartBroker, session: str
+) -> None:
+    """A refused newcomer must not close anybody's connection."""
+    server = start_broker(
+        shared_redis.url,
+        workers=1,
+        auth="jwt",
+        jwt_secret=SECRET,
+        max_connections_per_session=1,
+        connection_limit_action="evict_oldest",
+    )
+    kept = await WebSocketClient.connect(
+        server.public, f"/v1/ws/{session}", headers=bearer(token("ada"))
+    )
+    await kept.until("subscribed")
+    with pytest.raises(Refused) as refused:
+        await WebSocketClient.connect(
+            server.public,
+            f"/v1/ws/{session}",
+            headers=bearer(token("eve", sessions=["other"])),
+            subprotocols=(),
+        )
+    kept.send({"cmd": "ping"})
+    await kept.until("pong")
+
+    assert refused.value.status == 403
+    kept.cut()
+
+
+async def test_replacing_the_oldest_keeps_every_limit(
+    shared_redis: EmbeddedServer,
+    start_broker: StartBroker,
+    new_session: Callable[[], str],
+) -> None:
+    """Room for the user is no room in the session."""
+    server = start_broker(
+        shared_redis.url,
+        workers=1,
+        max_sessions_per_user=0,
+        max_connections_per_user=1,
+        max_connections_per_session=2,
+        connection_limit_action="evict_oldest",
+    )
+    full, other = new_session(), new_session()
+    clients = [await enter(server, other, f"u{number}") for number in range(4)]
+    clients += [await enter(server, full, f"u{number}") for number in range(4)]
+    for client in clients[:6]:
+        assert (await client.until("closing"))["data"]["code"] == 4512
+    for client in clients[6:]:
+        client.send({"cmd": "ping"})
+        await client.until("pong")
         client.cut()

@@ -119,6 +119,10 @@ def test_every_bad_setting_is_named_at_once():
         ({"jwt_secret": "short"}, "must be at least 32 bytes"),
         ({"command_stream": "broker:events:x"}, "must not begin with"),
         ({"command_stream": "a b"}, "BROKER_COMMAND_STREAM"),
+        ({"command_stream": "broker:lifecycle"}, "a key of the broker's own"),
+        ({"command_stream": "broker:offsets:x"}, "a key of the broker's own"),
+        ({"command_stream": "a}b"}, "hash tag"),
+        ({"command_stream": "a{}b"}, "hash tag"),
     ],
     ids=str,
 )

@@ -1,6 +1,6 @@
 -- Opens a session or renews some: their leases are extended and the limit holds again.
 -- ARGV: idle_ms, limit (0: none), "start" or "activity", the session that is being
--- opened or "", whether a tombstone gives way to it (1 or 0); then for each session:
+-- opened or "", until when tombstones give way to it (ms, 0: none); then for each session:
 -- name, fence as the caller knows it (0: not), ms to lease, ms since its last activity.
 -- Answer: due ms or 0, news, victims {session, fence, replaced_by},
 -- and for each session {verdict, fence, new or not, replaced_by}.
@@ -83,15 +83,17 @@ end
 -- [end]
 
 local idle_ms, limit, evict_by = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
-local opening, deliberate = ARGV[4], ARGV[5] == '1'
+local opening, deliberate_at = ARGV[4], tonumber(ARGV[5])
 local grown = false
 
 local function tomb_of(session)
   local at = tonumber(call('ZSCORE', evicted, session))
   if not at or at <= now - DAY_MS then return nil end
   local json = call('HGET', tombs, session)
-  if json then return cjson.decode(json) end
-  return {fence = at, reason = 'evicted', replaced_by = ''}
+  local tomb = json and cjson.decode(json)
+  tomb = tomb or {fence = at, reason = 'evicted', replaced_by = ''}
+  tomb.at = at
+  return tomb
 end
 
 -- Rising even if the clock went back, and above that of the session's former life.
@@ -126,7 +128,7 @@ local function hold(session, known, lease_ms, quiet_ms)
   if tomb then
     -- One older than what the caller holds was cleared, and a failover brought it back.
     local older = tomb.fence < known
-    if not older and not deliberate then
+    if not older and tomb.at > deliberate_at then
       return {tomb.reason, tomb.fence, 0, tomb.replaced_by}
     end
     if not older then known = 0 end

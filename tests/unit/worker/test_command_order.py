@@ -156,3 +156,19 @@ async def test_only_so_many_commands_may_wait(desk: Desk) -> None:
     desk.gates[0].set_result(None)
     await turn()
     assert len(desk.done) == WAITING_MAX + 1
+
+
+async def test_what_waits_is_bounded_in_bytes(desk: Desk) -> None:
+    """A few large frames fill the queue as well."""
+    line = Line()
+    desk.say(line, "slow 1")
+    await turn()
+    large = orjson.dumps({"cmd": "quick", "data": {"text": "x" * 100_000}})
+    for _ in range(5):
+        desk.commands.handle(line, large)
+    codes = [frame["data"]["code"] for frame in line.sent]
+
+    assert codes == ["rate_limited"] * 2
+    desk.gates[0].set_result(None)
+    await turn()
+    assert len(desk.done) == 4

@@ -117,3 +117,12 @@ def test_a_clock_that_goes_back_ends_nobody_early(book: Book) -> None:
     assert book.ended == []
     book.expiries.look(START + 101)
     assert book.ended == [connection]
+
+
+def test_a_connection_that_has_ended_is_forgotten(book: Book) -> None:
+    """Tokens that live for days keep nothing in memory of who has left."""
+    connection = book.add(START + 86_400)
+    book.expiries.remove(cast("Connection", connection))
+
+    assert not book.expiries._due
+    assert not book.expiries._seconds

@@ -79,7 +79,8 @@ def test_pages_of_other_sites_are_refused(
     origins: str, origin: str | None, *, allowed: bool
 ) -> None:
     """Same host without a list, the list where there is one."""
-    settings = load_settings({"BROKER_ORIGINS": origins}, env_file=None)
+    given = {"BROKER_ORIGINS": origins, "BROKER_ALLOW_INSECURE": "true"}
+    settings = load_settings(given, env_file=None)
     asked = request(**({"Origin": origin} if origin is not None else {}))
     if allowed:
         check_origin(asked, settings)
@@ -87,6 +88,30 @@ def test_pages_of_other_sites_are_refused(
         with pytest.raises(Refusal) as caught:
             check_origin(asked, settings)
         assert caught.value.status == 403
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed"),
+    [
+        ("localhost:8080", True),
+        ("app.localhost:8080", True),
+        ("127.0.0.1:8080", True),
+        ("[::1]:8080", True),
+        ("broker.example:8080", False),
+        ("localhost.evil.example", False),
+    ],
+)
+def test_where_nobody_is_asked_only_local_names_are_this_host(
+    host: str, *, allowed: bool
+) -> None:
+    """A page whose name was made to lead to loopback has the same host, too."""
+    settings = load_settings({}, env_file=None)
+    asked = request(Host=host, Origin=f"http://{host}")
+    if allowed:
+        check_origin(asked, settings)
+    else:
+        with pytest.raises(Refusal):
+            check_origin(asked, settings)
 
 
 @pytest.mark.parametrize(
