@@ -30,6 +30,8 @@ WRITE_MAX = 500
 """Positions in one write: about 5 ms of Redis."""
 PENDING_MAX = 50_000
 """Positions that wait for Redis, and callers who wait to be answered, at most."""
+WAITERS_MAX = 10_000
+"""Those who wait for the same consumer: one cannot have all the places."""
 
 
 class Outcome(StrEnum):
@@ -74,6 +76,10 @@ class _Waiter:
     def __init__(self, deadline: float, on_done: OnDone) -> None:
         self.deadline = deadline
         self._on_done: OnDone | None = on_done
+
+    @property
+    def is_answered(self) -> bool:
+        return self._on_done is None
 
     def answer(self, result: CommitResult) -> None:
         on_done, self._on_done = self._on_done, None
@@ -163,7 +169,10 @@ class Commits:
             pending = self._pending[consumer] = _Pending(position)
         if on_done is None:
             return
-        if pending is None or len(self._waiters) >= PENDING_MAX:
+        while self._waiters and self._waiters[0].is_answered:
+            self._waiters.popleft()
+        full = len(self._waiters) >= PENDING_MAX
+        if pending is None or full or len(pending.waiters) >= WAITERS_MAX:
             on_done(UNAVAILABLE)
             return
         deadline = asyncio.get_running_loop().time() + self._timeout_s

@@ -154,7 +154,10 @@ class Connection(asyncio.Protocol):
     @property
     def open(self) -> bool:
         """Whether frames may still be written."""
-        return self._transport is not None and self._reason is None
+        transport = self._transport
+        if transport is None or self._reason is not None:
+            return False
+        return not transport.is_closing()
 
     @property
     def buffered_bytes(self) -> int:

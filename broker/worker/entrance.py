@@ -89,12 +89,16 @@ class Entrance:
             Refusal: It may not be read, was evicted, or Redis is away.
         """
         self.check_right(identity, session)
+        if reading.consumer:
+            reading = await self._resume(identity.user, session, reading)
+        # Last, since it may evict another session: nothing may be refused after it.
         if identity.user:
             await self.start_session(identity, session, deliberate=reading.takeover)
-        if not reading.consumer:
-            return reading
+        return reading
+
+    async def _resume(self, user: str, session: str, reading: Reading) -> Reading:
         try:
-            return await self._begin_at_commit(identity.user, session, reading)
+            return await self._begin_at_commit(user, session, reading)
         except StoreRefused:
             raise Refusal("not_found", "the session cannot be read") from None
         except StoreError:
@@ -164,7 +168,7 @@ class Entrance:
             stored = await self._begin(consumer, start)
         if start.at is StartAt.LIVE:
             start = Start(at=StartAt.POSITION, position=stored)
-        return msgspec.structs.replace(reading, start=start)
+        return msgspec.structs.replace(reading, start=start, committed=stored)
 
     async def _begin(self, consumer: Consumer, start: Start) -> Position:
         first = await self._position_of(consumer.session, start)
@@ -180,6 +184,13 @@ class Entrance:
         if start.at is StartAt.LAST_N:
             before = await self._archive.before_last(session, start.count)
             return START if before is None else Position(before)
+        if start.at is StartAt.SINCE:
+            # A time is no entry, and a position that is none resumes with a reset.
+            following = (start.position.id[0] + 1, 0)
+            last = await self._archive.history(
+                session, None, following, limit=1, reverse=True
+            )
+            return Position(last[0][0]) if last else START
         return START if start.at is StartAt.RETAINED else start.position
 
     async def close(self) -> None:

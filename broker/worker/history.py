@@ -17,7 +17,7 @@ from broker.worker.starting import read_number
 
 LIMIT_DEFAULT = 100
 ANSWER_BYTES_MAX = 4 * 1024 * 1024
-STEP_FIRST = 100
+STEP_FIRST = 10
 
 
 class History:
@@ -72,13 +72,18 @@ class History:
             step = min(step, limit - seen)
             entries = await self._archive.history(session, after, before, step, reverse)
             more = len(entries) == step
+            taken = 0
             for entry in entries:
+                if size >= ANSWER_BYTES_MAX:
+                    more = True
+                    break
                 frame = self._frame(session.encode(), entry)
                 size += len(frame)
+                taken += 1
                 frames += [frame] if frame else []
-            if entries:
-                seen += len(entries)
-                last = entries[-1][0]
+            if taken:
+                seen += taken
+                last = entries[taken - 1][0]
                 after, before = (after, last) if reverse else (last, before)
                 step = next_count(entries)
         following = (before if reverse else after) if more else None

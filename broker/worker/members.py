@@ -27,7 +27,7 @@ class Members:
     def __init__(self, plane: ControlPlane, is_sending: Callable[[], bool]) -> None:
         self._plane = plane
         self._is_sending = is_sending
-        self._automatic: dict[Subscription, Committer] = {}
+        self._committers: dict[Subscription, Committer] = {}
         self._watching: dict[str, dict[Subscription, None]] = {}
         self._newcomers: dict[Subscription, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -38,11 +38,16 @@ class Members:
         user = connection.user
         if reading.consumer:
             consumer = Consumer(session, user, reading.consumer)
-            committer = Committer(self._plane.commits, self._is_sending, sub, consumer)
-            sub.consumer = committer
-            if reading.auto_ack:
-                self._automatic[sub] = committer
-                self._plane.auto_commits.add(committer)
+            committer = Committer(
+                self._plane.commits,
+                self._is_sending,
+                sub,
+                consumer,
+                reading.committed,
+                by_hand=not reading.auto_ack,
+            )
+            sub.consumer = self._committers[sub] = committer
+            self._plane.auto_commits.add(committer)
         if reading.presence:
             if session not in self._watching:
                 self._watching[session] = {}
@@ -56,9 +61,9 @@ class Members:
     def ended(self, sub: Subscription) -> None:
         """A subscription has ended, also one that nobody was told of."""
         connection, session = _connection(sub), sub.channel.session
-        automatic = self._automatic.pop(sub, None)
-        if automatic is not None:
-            self._plane.auto_commits.remove(automatic)
+        committer = self._committers.pop(sub, None)
+        if committer is not None:
+            self._plane.auto_commits.remove(committer)
         watching = self._watching.get(session)
         if watching is not None and sub in watching:
             del watching[sub]
@@ -73,7 +78,7 @@ class Members:
 
     def look(self) -> None:
         """Tell those who have begun to watch who is there; called each second."""
-        ready = [sub for sub in self._newcomers if sub.announced]
+        ready = [s for s in self._newcomers if s.announced and not s.socket.blocked]
         for sub in ready:
             del self._newcomers[sub]
         if ready:
@@ -96,7 +101,11 @@ class Members:
         """Tell who asked for it that users came or went; ``event`` says which."""
         event = str(data.pop("event"))
         for sub in list(self._watching.get(session, ())):
-            if sub.state is not State.CLOSED and not sub.socket.blocked:
+            if sub in self._newcomers:
+                continue  # It is told as a whole, as soon as that can be.
+            if sub.socket.blocked:
+                self._newcomers[sub] = None
+            elif sub.state is not State.CLOSED:
                 sub.socket.send(sub.socket.format.notice(event, data, session))
 
 

@@ -163,7 +163,7 @@ class Requests:
                 connection.send(connection.format.notice("ack", data, name))
 
         name = committer.consumer.session
-        self._plane.commits.commit(committer.consumer, position, answer)
+        committer.acknowledge(position, answer)
 
     def _subscription_of(
         self, connection: Connection, frame: ClientFrame

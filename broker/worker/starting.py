@@ -32,6 +32,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
         auto_ack: Commit what was handed to its socket, without an ``ack``.
         presence: Tell it who comes and goes.
         takeover: Open the session again if it was evicted or closed.
+        committed: What is stored of the consumer; known once it was asked for.
     """
 
     start: Start = Start()
@@ -40,6 +41,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     auto_ack: bool = False
     presence: bool = False
     takeover: bool = False
+    committed: Position | None = None
 
 
 def read_reading(wanted: Mapping[str, object], max_entries: int) -> Reading:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from typing import Any
 
 import pytest
@@ -242,3 +243,122 @@ async def test_what_a_cut_socket_never_took_is_not_committed(
 
     assert first["seq"] <= 2 + seen // 4000 + 64
     again.cut()
+
+
+async def test_since_with_a_consumer_begins_at_an_entry(
+    broker: BrokerServer, author: Author, session: str
+) -> None:
+    """What is stored for a time is the position of an entry: the next one resumes."""
+    await author.publish(session, 3)
+    first = await enter(broker, session, since="2020-01-01T00:00:00Z")
+    await events(first, 3)
+    first.cut()
+    later = await enter(broker, session, since="2030-01-01T00:00:00Z", consumer="d")
+    later.cut()
+    again = await WebSocketClient.connect(
+        broker.public, f"/v1/ws/{session}", {"consumer": "d"}
+    )
+    resumed = await again.until("subscribed")
+
+    assert resumed["data"]["resume"] == "complete"
+    again.cut()
+
+
+async def test_a_wrong_position_leaves_the_stored_one_alone(
+    broker: BrokerServer, author: Author, session: str
+) -> None:
+    """A client that asks for nonsense once is told so, and its place is kept."""
+    client = await enter(broker, session)
+    await author.publish(session, 3)
+    frames = await events(client, 3)
+    await acknowledge(client, frames[1])
+    client.cut()
+    wrong = int(frames[0]["id"].partition("-")[0]) - 5
+    lost = await WebSocketClient.connect(
+        broker.public,
+        f"/v1/ws/{session}",
+        {"consumer": "c", "last_event_id": f"{wrong}-0"},
+    )
+    told = await lost.until("subscribed")
+    await events(lost, 3)
+    lost.cut()
+    again = await enter(broker, session)
+
+    assert told["data"]["resume"] == "reset"
+    assert (await events(again, 1))[0]["id"] == frames[2]["id"]
+    again.cut()
+
+
+async def test_a_position_that_redis_lost_is_stored_again(
+    start_redis: Any, start_broker: StartBroker, redis_at: Any, session: str
+) -> None:
+    """While the consumer is connected, as it last acknowledged: nothing is skipped."""
+    server: EmbeddedServer = start_redis()
+    broker = start_broker(server.url)
+    publisher = redis_at(server.url)
+    client = await enter(broker, session)
+    for number in range(3):
+        await publisher.xadd(f"broker:events:{session}", {"event": f"e{number}"})
+    frames = await events(client, 3)
+    await acknowledge(client, frames[0])
+    await publisher.delete(f"broker:offsets:{session}")
+    await publisher.client_kill_filter(skipme=True)
+
+    async def is_stored() -> bool:
+        stored = await publisher.hget(f"broker:offsets:{session}", "c")
+        return bool(stored == frames[0]["id"].encode())
+
+    await until(is_stored, 10, "commit")
+    client.cut()
+    again = await enter(broker, session)
+
+    assert [f["event"] for f in await events(again, 2)] == ["e1", "e2"]
+    again.cut()
+
+
+async def test_a_closing_connection_commits_nothing_more(
+    start_broker: StartBroker,
+    shared_redis: EmbeddedServer,
+    author: Author,
+    session: str,
+) -> None:
+    """What comes after the closing notice goes nowhere, and is not taken for sent."""
+    broker = start_broker(shared_redis.url, drain_s=0.1)
+    client = await enter(broker, session, ack="auto")
+    await author.publish(session, 2)
+    seen = await events(client, 2)
+    client.pause()
+    broker.signal(signal.SIGTERM)
+    await until(lambda: "draining" in broker.log.text, 5, "drain")
+    await author.publish(session, 3)
+    await asyncio.to_thread(broker.wait)
+    client.cut()
+    second = start_broker(shared_redis.url)
+    again = await enter(second, session)
+    first = (await events(again, 1))[0]
+
+    assert first["seq"] <= seen[-1]["seq"] + 1
+    again.cut()
+
+
+async def test_a_refused_consumer_evicts_no_session(
+    start_broker: StartBroker, shared_redis: EmbeddedServer, session: str, redis: Redis
+) -> None:
+    """Nothing is refused after another session had to go."""
+    broker = start_broker(shared_redis.url, max_sessions_per_user=1)
+    for number in range(32):
+        await redis.hset(f"broker:offsets:{session}/ada", f"c{number}", "1-0")
+    kept = await WebSocketClient.connect(
+        broker.public, f"/v1/ws/{session}.kept", {"user": "ada"}
+    )
+    await kept.until("subscribed")
+    with pytest.raises(Refused):
+        await WebSocketClient.connect(
+            broker.public,
+            f"/v1/ws/{session}",
+            {"user": "ada", "consumer": "new"},
+            subprotocols=(),
+        )
+    kept.send({"cmd": "ping"})
+    await kept.until("pong")
+    kept.cut()

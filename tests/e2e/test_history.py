@@ -183,3 +183,25 @@ def plain(event: dict[str, Any]) -> dict[str, Any]:
     """The event without its ordinal."""
     bare = {name: value for name, value in event.items() if name != "seq"}
     return bare | {"id": event["id"].partition("@")[0]}
+
+
+async def test_a_page_of_large_events_is_small(
+    broker: BrokerServer, author: Author, session: str
+) -> None:
+    """Whatever the limit, a page ends at about 4 MiB, and the next one follows."""
+    await author.publish(session, 40, pad_bytes=500_000)
+    pages = seen = largest = 0
+    after = "0-0"
+    while after:
+        page = await http.get(
+            broker.public, f"/v1/sessions/{session}/events", {"after": after}
+        )
+        largest = max(largest, len(page.body))
+        found = page.json()
+        seen += len(found["events"])
+        after = found["next"] or ""
+        pages += 1
+
+    assert seen == 40
+    assert largest < 5 * 1024 * 1024
+    assert pages > 4

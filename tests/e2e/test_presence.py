@@ -89,6 +89,10 @@ async def test_who_does_not_ask_is_told_nothing(
     await watcher.until("present")
     quiet.send({"cmd": "ping"})
 
-    assert (await quiet.frame())["event"] == "pong"
+    seen = [await quiet.frame()]
+    while seen[-1]["event"] != "pong":
+        seen.append(await quiet.frame())
+
+    assert {frame["event"] for frame in seen} <= {"pong", "heartbeat"}
     quiet.cut()
     watcher.cut()
