@@ -36,11 +36,15 @@ class Admin:
 
     Raises:
         AdminProblem: No header can carry the token.
+        ValueError: *url* is no URL of HTTP with a host.
     """
 
     def __init__(self, url: str, token: str) -> None:
         if not (token.isascii() and token.isprintable()):
             raise AdminProblem("BROKER_ADMIN_TOKEN must be printable ASCII")
+        base = URL(url)
+        if base.scheme not in {"http", "https"} or not base.host:
+            raise ValueError("http or https and a host are needed")
         self._url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
 
@@ -67,7 +71,8 @@ class Admin:
                 http.request(method, url, data=data, allow_redirects=False) as answer,
             ):
                 text = await answer.read()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            # A ValueError: a name that cannot be looked up, or a user beside a token.
             raise AdminProblem(f"{self._url}: {_why(error)}") from None
         if answer.status >= 300:
             raise self._problem(answer.status, text)

@@ -36,6 +36,14 @@ _CONTROL_EVENTS = frozenset(
 class _Commands(click.Group):
     """Turns our errors into one sentence and an exit status."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse bytes that are no text: neither Redis nor a URL takes them."""
+        for number, arg in enumerate(args, 1):
+            # Python keeps them as lone surrogates. Not repeated: it may be a token.
+            if any("\ud800" <= character <= "\udfff" for character in arg):
+                raise click.UsageError(f"argument {number} is not UTF-8", ctx)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         try:

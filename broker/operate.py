@@ -18,7 +18,6 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
-from yarl import URL
 
 from broker.admin import Admin, AdminProblem, run, where_to_ask
 from broker.config import load_settings
@@ -42,10 +41,14 @@ def _asks(command: Callable[..., None]) -> Callable[..., None]:
     def wrapped(admin_url: str | None, **rest: Any) -> None:
         settings = load_settings()
         url = admin_url or where_to_ask(settings)
-        if URL(url).scheme not in {"http", "https"} or not URL(url).host:
-            raise click.UsageError("--admin-url must look like http://127.0.0.1:9090")
         token = settings.admin_token.get_secret_value()
-        command(admin=Admin(url, token), **rest)
+        try:
+            admin = Admin(url, token)
+        except ValueError as error:
+            raise click.UsageError(
+                f"--admin-url must look like http://127.0.0.1:9090: {error}"
+            ) from None
+        command(admin=admin, **rest)
 
     return wrapped
 

@@ -189,10 +189,10 @@ class Commits:
 
         Call it in the turn in which the subscription begins anew: a source that goes
         on naming positions of the old history undoes it. A worker that notices the
-        reset later than others may undo more: it puts the consumer back to the start,
-        or before that stores a position of the old history, which is of no entry of
-        the new one: the next resume finds that out and replays everything. Either
-        way events come again, and none is skipped.
+        reset later than others may put the consumer back to the start, or store a
+        position of the old history once more. That is of no entry of the new one: the
+        next resume finds it out and replays everything. Either way events come again,
+        and none is skipped.
         """
         for former in (
             self._writing.pop(consumer, None),

@@ -15,12 +15,16 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from broker.errors import ConfigError
-from broker.supervisor.api.gate import tell_failures
+from broker.supervisor.api.gate import reword, tell_failures
 from broker.supervisor.api.openapi import document
 from broker.supervisor.api.routes import JSON, ROUTES
 from broker.supervisor.api.server import Api
 from broker.worker.server import Handler
 
+CONNECTIONS_MAX = 256
+"""Open at once: descriptors must be left to start a process with."""
+HANDSHAKE_S = 10.0
+"""What a client has for its first request, where no settings say so."""
 KEEPALIVE_S = 75.0
 LINGER_S = 1.0
 """How long the rest of a body is taken that is not wanted: a client writes it first."""
@@ -63,6 +67,7 @@ class AdminServer:
             self.app, access_log=None, handle_signals=False, shutdown_timeout=CLOSE_S
         )
         self._listening: asyncio.Server | None = None
+        self._handshake_s = HANDSHAKE_S if api is None else api.handshake_s
 
     def _add_routes(self, api: Api | None) -> None:
         own = {
@@ -102,14 +107,8 @@ class AdminServer:
         return port
 
     def _protocol(self) -> asyncio.Protocol:
-        # Not aiohttp's own, whose answers to malformed requests quote their tokens.
-        return Handler(
-            cast("web.Server", self._runner.server),
-            loop=asyncio.get_running_loop(),
-            access_log=cast("Any", None),
-            keepalive_timeout=KEEPALIVE_S,
-            lingering_time=LINGER_S,
-        )
+        server = cast("web.Server", self._runner.server)
+        return _Protocol(server, self._handshake_s)
 
     async def close(self) -> None:
         """Stop listening and end what is being answered."""
@@ -140,6 +139,58 @@ class AdminServer:
         """What can be asked here, for programs that make clients of it."""
         del request
         return web.Response(body=self._document, content_type=JSON)
+
+
+class _Protocol(Handler):
+    """aiohttp's protocol with bounds, whose answers have the form of all others.
+
+    Args:
+        server: Knows the open connections.
+        handshake_s: Seconds until the head of the first request must be there.
+    """
+
+    def __init__(self, server: web.Server, handshake_s: float) -> None:
+        super().__init__(
+            server,
+            loop=asyncio.get_running_loop(),
+            access_log=cast("Any", None),
+            keepalive_timeout=KEEPALIVE_S,
+            lingering_time=LINGER_S,
+            auto_decompress=False,  # what cannot be unpacked would be an error of ours
+        )
+        self._server = server
+        self._handshake_s = handshake_s
+        self._handshake: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Serve it, unless there are too many."""
+        if len(self._server.connections) >= CONNECTIONS_MAX:
+            cast("asyncio.Transport", transport).abort()
+            return
+        super().connection_made(transport)
+        loop = asyncio.get_running_loop()
+        self._handshake = loop.call_later(self._handshake_s, self._cut_silent)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Forget it."""
+        if self._handshake is not None:
+            self._handshake.cancel()
+        super().connection_lost(exc)
+
+    def _cut_silent(self) -> None:
+        if self._request_count == 0:
+            self.force_close()
+
+    async def finish_response(
+        self,
+        request: web.BaseRequest,
+        resp: web.StreamResponse,
+        start_time: float | None,
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send an answer; what is refused before any middleware runs is reworded."""
+        if isinstance(resp, web.HTTPExpectationFailed):
+            resp = reword(resp)
+        return await super().finish_response(request, resp, start_time)
 
 
 def _json(status: int, body: dict[str, object]) -> web.Response:

@@ -82,6 +82,8 @@ async def _run(boot: Boot, settings: Settings) -> int:
         await worker.drain(hurry)
     for task in tasks:
         task.cancel()
+    # The loop gives its handlers back: a late signal would end us as if we had failed.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGUSR1))
     return stop.result()
 
 

@@ -101,6 +101,7 @@ class Server:
             # A request that is not complete by then is cut.
             keepalive_timeout=self._settings.handshake_s,
             tcp_keepalive=False,
+            auto_decompress=False,  # what cannot be unpacked would be an error of ours
         )
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:

@@ -260,6 +260,51 @@ def test_what_cannot_be_done_is_one_sentence(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "number"),
+    [
+        (("sessions", "\udcff"), 2),
+        (("revoke", "--user", "\udcff"), 3),
+        (("revoke", "--token-id", "\udcff", "--undo"), 3),
+        (("top", "--admin-url", "http://\udcff"), 3),
+        (("publish", "s", "\udcff"), 3),
+        (("tail", "s", "--user", "\udcff"), 4),
+        (("\udcff",), 1),
+    ],
+    ids=ascii,
+)
+def test_bytes_that_are_no_text_are_wrong_usage(
+    operator: Run, arguments: tuple[str, ...], number: int
+) -> None:
+    """Neither a URL nor Redis takes them; which argument it is gets said."""
+    done = operator(*arguments)
+
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == f"Error: argument {number} is not UTF-8"
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "status"),
+    [
+        ("http://[", 2),
+        ("http://x:99999", 2),
+        ("http://x:abc", 2),
+        ("http://\u202ea:1", 2),
+        ("http://ada:pw@127.0.0.1:1", 1),
+        ("http://a..b:1", 1),
+        (f"http://{'a' * 70}:1", 1),
+    ],
+)
+def test_url_that_is_none_is_one_sentence(operator: Run, url: str, status: int) -> None:
+    """What is wrong with it is seen here, or when its name is looked for."""
+    done = operator("top", "--admin-url", url, BROKER_ADMIN_TOKEN=TOKEN)
+
+    assert done.returncode == status
+    assert "Traceback" not in done.stderr
+    assert ("--admin-url must look like" in done.stderr) == (status == 2)
+
+
 async def test_key_opens_a_broker_and_tail_reads_with_it(
     start_broker: StartBroker,
     shared_redis: EmbeddedServer,

@@ -46,7 +46,8 @@ async def kill_pods(
         await asyncio.wait([tenants], timeout=choose.uniform(1, 3))
         pod = choose.choice(pods)
         await asyncio.to_thread(pod.destroy)  # SIGKILL, to all of them.
-        await asyncio.to_thread(pod.start)
+        pod.spawn()  # In this thread: with the one that starts it, it would end.
+        await asyncio.to_thread(pod.wait_ready)
         kills += 1
     return kills
 

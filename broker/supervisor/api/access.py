@@ -83,7 +83,8 @@ class Access:
         """
         site = request.headers.get("Sec-Fetch-Site", "none")
         # An image of another page has no Origin, but newer browsers tell on it as well.
-        if hdrs.ORIGIN in request.headers or site not in ("none", "same-origin"):
+        # No page is served here: one of the same origin has rebound its name to us.
+        if hdrs.ORIGIN in request.headers or site != "none":
             raise Refusal("forbidden", "web pages may not use the server API")
 
     async def identify(self, request: web.Request) -> Caller:

@@ -21,6 +21,7 @@ from broker.worker.handshake import Refusal
 log = structlog.get_logger(__name__)
 
 IN_FLIGHT_MAX = 64
+"""Requests that are read and not answered yet."""
 BODY_S = 5.0
 """Seconds in which the body of a request must have come."""
 SMALL_BODY_BYTES = 64 * 1024
@@ -32,6 +33,7 @@ WORDS = {
     405: ("method_not_allowed", "this path takes other methods"),
     408: ("timeout", "the body did not come in time"),
     413: ("too_large", "the body is too large"),
+    417: ("expectation_failed", "nothing but 100-continue can be expected"),
 }
 """Code and message by status, for what is refused without more words."""
 
@@ -75,13 +77,7 @@ class Gate:
 
         async def answer(request: web.Request) -> web.StreamResponse:
             self._access.check_origin(request)
-            if self._in_flight >= IN_FLIGHT_MAX:
-                raise Refusal("overloaded", "too many requests at once")
-            self._in_flight += 1
-            try:
-                return await self._answer(route, handle, request)
-            finally:
-                self._in_flight -= 1
+            return await self._answer(route, handle, request)
 
         return answer
 
@@ -92,14 +88,23 @@ class Gate:
         caller = await self._access.identify(request)
         caller.check(route.need, request.match_info.get("session", ""))
         body = await self._read(route, request)
-        try:
-            done = await handle(Call(request, caller, body))
-        except StoreRefused as error:
-            raise mend(self._standing, error) from error
+        done = await self._handle(handle, Call(request, caller, body))
         if route.method != hdrs.METH_GET and route.need == "admin":
             target = dict(request.match_info)
             log.info("api_done", operation=route.name, by=caller.name, target=target)
         return done if isinstance(done, web.Response) else _encode(route, done)
+
+    async def _handle(self, handle: Handle, call: Call) -> Answer:
+        # Only now: whoever withholds a body must not keep others out.
+        if self._in_flight >= IN_FLIGHT_MAX:
+            raise Refusal("overloaded", "too many requests at once")
+        self._in_flight += 1
+        try:
+            return await handle(call)
+        except StoreRefused as error:
+            raise mend(self._standing, error) from error
+        finally:
+            self._in_flight -= 1
 
     async def _read(self, route: Route, request: web.Request) -> msgspec.Struct | None:
         if route.takes is None:
@@ -153,11 +158,7 @@ async def tell_failures(
     except web.HTTPException as error:
         if error.status not in WORDS:
             raise
-        code, message = WORDS[error.status]
-        answer = _refuse(Refusal(code, message, status=error.status))
-        if hdrs.ALLOW in error.headers:
-            answer.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
-        return answer
+        return reword(error)
     except StoreUnavailable:
         return _refuse(Refusal("unavailable"))
     except StoreRefused as error:
@@ -166,6 +167,15 @@ async def tell_failures(
             return _refuse(Refusal("unavailable"))
         why = f"Redis refused it: {error.kind}"
         return _refuse(Refusal("store_refused", why, status=502))
+
+
+def reword(error: web.HTTPException) -> web.Response:
+    """The answer of our own in place of aiohttp's, for a status of ``WORDS``."""
+    code, message = WORDS[error.status]
+    answer = _refuse(Refusal(code, message, status=error.status))
+    if hdrs.ALLOW in error.headers:
+        answer.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
+    return answer
 
 
 def _refuse(refusal: Refusal) -> web.Response:

@@ -26,6 +26,7 @@ FAILURES = {
     404: "There is nothing here.",
     408: "The body did not come in time.",
     413: "The body or the event is too large.",
+    417: "Something other than 100-continue is expected.",
     502: "Redis answered with an error that a retry would repeat.",
     503: "Redis or who checks tokens is away, or too many requests at once; try again.",
 }

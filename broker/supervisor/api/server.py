@@ -41,6 +41,9 @@ class Api:
         pod: The name of the pod.
         values: The supervisor's metric row.
         identity: Number of the server that the reader reads, 0 for not known.
+
+    Attributes:
+        handshake_s: Seconds that a client has for its first request.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Api:
         values: Row,
         identity: Callable[[], int],
     ) -> None:
+        self.handshake_s = settings.handshake_s
         url = settings.redis_url.get_secret_value()
         self._standing = standing = StandingConnection(
             url, f"broker-admin-{pod}", _prepare, command_timeout_s=REDIS_S

@@ -354,6 +354,20 @@ async def test_ids_are_compared_as_numbers_of_64_bits(
     assert await ids(groups.connection) == entries
 
 
+async def test_entry_behind_one_with_a_huge_number_is_not_skipped(
+    groups: Groups,
+) -> None:
+    """What comes next is not computed where that would be rounded up."""
+    done, unread = "7-1152921504606847176", "7-1152921504606847177"
+    for entry in (done, unread):
+        await groups.connection.call("XADD", KEY, entry, "cmd", "x")
+    await groups.make("slow")
+    await groups.finish("slow", 1)
+    await groups.trim()
+
+    assert unread in await ids(groups.connection)
+
+
 @pytest.mark.parametrize("seed", range(5))
 async def test_any_order_of_reading_keeps_what_is_needed(
     groups: Groups, seed: int

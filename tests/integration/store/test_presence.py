@@ -316,12 +316,13 @@ class Worker:
 
     async def wait_for(self, event: str, *users: str) -> None:
         """Return as soon as that was told."""
-        while not any(
-            data["event"] == event and data["users"] == list(users)
-            for data in self.told
-        ):
-            self.news.clear()
-            await self.news.wait()
+        async with asyncio.timeout(10):
+            while not any(
+                data["event"] == event and data["users"] == list(users)
+                for data in self.told
+            ):
+                self.news.clear()
+                await self.news.wait()
 
     async def kill(self) -> None:
         for task in self.tasks:
@@ -362,8 +363,7 @@ async def test_users_of_a_killed_worker_disappear(
     await watcher.wait_for("joined", "bob")
     other.presence.left("s1", "ann")
     await other.kill()
-    async with asyncio.timeout(10):
-        await watcher.wait_for("left", "bob")
+    await watcher.wait_for("left", "bob")
     assert await watcher.presence.who("s1") == (1, ["ann"])
     assert [data["users"] for data in watcher.told if data["event"] == "left"] == [
         ["bob"]

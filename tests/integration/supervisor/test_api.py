@@ -93,7 +93,7 @@ async def test_web_pages_are_refused(
     assert problem(answer) == (403, "forbidden")
 
 
-@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+@pytest.mark.parametrize("site", ["cross-site", "same-site", "same-origin"])
 async def test_images_of_web_pages_are_refused(api: Client, site: str) -> None:
     """A page can ask without an Origin, though not read the answer."""
     answer = await api.ask("GET", "/v1/connections", Sec_Fetch_Site=site)
@@ -101,6 +101,18 @@ async def test_images_of_web_pages_are_refused(api: Client, site: str) -> None:
 
     assert problem(answer) == (403, "forbidden")
     assert typed.status == 200
+
+
+async def test_rebound_pages_are_refused_also_where_it_is_open(
+    start_api: StartApi,
+) -> None:
+    """Any name is served there, but not to a page that thinks it is from here."""
+    api = await start_api(admin_host="0.0.0.0", admin_open=True)
+    answer = await api.ask(
+        "GET", LIST, Host="evil.example", Sec_Fetch_Site="same-origin"
+    )
+
+    assert problem(answer) == (403, "forbidden")
 
 
 @pytest.mark.parametrize("host", ["evil.example:9090", "evil.example", "10.0.0.1", ""])

@@ -286,8 +286,8 @@ async def test_connections_furthest_behind_come_first(
     api: Client, workers: Workers
 ) -> None:
     """Of all workers together, as many as were asked for."""
-    await workers.add(answering(lagging("a", 5), lagging("b", 1)))
-    await workers.add(answering(lagging("c", 5, 10), lagging("d", 900)))
+    await workers.add(answering(lagging("a", 5), lagging("c", 5, 10)))
+    await workers.add(answering(lagging("b", 1), lagging("d", 900)))
     await workers.add(answering())
     answer = (await api.ask("GET", "/v1/connections?limit=3")).json()
     names = [one["connection"] for one in answer["connections"]]

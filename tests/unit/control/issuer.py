@@ -120,6 +120,7 @@ class KeyServer:
         headers: Of its answers.
         requests: How often it was asked.
         open: Cleared to let those who ask wait.
+        hangs_up: Whether it cuts connections instead of answering.
     """
 
     def __init__(self, jwks: Sequence[dict[str, object]] = ()) -> None:
@@ -127,6 +128,7 @@ class KeyServer:
         self.status = 200
         self.headers: dict[str, str] = {}
         self.requests = 0
+        self.hangs_up = False
         self.asked = asyncio.Event()
         self.open = asyncio.Event()
         self.open.set()
@@ -153,4 +155,6 @@ class KeyServer:
         self.requests += 1
         self.asked.set()
         await self.open.wait()
+        if self.hangs_up and request.transport is not None:
+            request.transport.abort()
         return web.Response(body=self.body, status=self.status, headers=self.headers)

@@ -388,6 +388,7 @@ def test_forget_during_a_write_does_not_lose_to_it(rig: Rig) -> None:
     rig.go(rig.commits.flush())
     with rig.loop.running():
         rig.commits.forget(ANN)
+    assert rig.answers == [(50, CommitResult(Outcome.REFUSED, "reset"))]
     rig.reconnect()
     rig.loop.settle()
     rig.flush()

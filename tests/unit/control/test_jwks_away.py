@@ -102,6 +102,18 @@ async def test_nobody_there_is_an_issuer_that_is_away(
     await keys.close()
 
 
+async def test_an_issuer_that_hangs_up_is_away(
+    tokens: Tokens, key_server: KeyServer
+) -> None:
+    """It may be restarting."""
+    key_server.hangs_up = True
+
+    with structlog.testing.capture_logs() as lines:
+        await assert_unavailable(tokens, token(rsa_key(), kid="one"))
+
+    assert [line["event"] for line in lines] == ["jwks_not_fetched"]
+
+
 async def test_an_issuer_that_hangs_is_given_up(
     monkeypatch: pytest.MonkeyPatch, tokens: Tokens, key_server: KeyServer
 ) -> None:
@@ -188,7 +200,8 @@ async def test_closing_ends_a_fetch(tokens: Tokens, key_server: KeyServer) -> No
     waiting = asyncio.create_task(tokens.identify(token(rsa_key(), kid="one")))
     await key_server.asked.wait()
 
-    await tokens.close()
+    async with asyncio.timeout(module.FETCH_TIMEOUT_S / 2):
+        await tokens.close()
 
     with pytest.raises(AuthUnavailable):
         await waiting

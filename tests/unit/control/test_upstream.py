@@ -276,10 +276,14 @@ async def test_whoever_stops_waiting_changes_nothing(
     upstream: Upstream, store: Store
 ) -> None:
     """The command goes on, and its place is free when it is answered."""
+    failures: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _loop, context: failures.append(context))
     say(upstream, Sender()).cancel()
     assert upstream.in_flight == 1
     await store.answer()
     assert upstream.in_flight == 0
+    assert not failures
 
 
 async def test_connection_is_not_kept_until_the_answer(
