@@ -19,6 +19,7 @@ what comes again because it failed, may come after later commands.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import random
@@ -34,15 +35,19 @@ from broker.client.tail import backoff_s
 from broker.errors import StoreRefused, StoreUnavailable
 from broker.model import FIRST_ID, StreamId
 from broker.store.groups import Delivered, GroupConsumer, Origin
+from broker.store.server import WRITES_REFUSED
 
 # This runs in other programs, whose own logging decides what becomes of it.
 log = logging.getLogger(__name__)
 
 BLOCK_S = 0.5
 STOP_S = 10.0
+LAST_STEP_S = 1.0
+"""How long a read may take that is under way at the stop: more than `BLOCK_S`."""
 SLOWEST_RETRY = 3
 """After so many failures the wait until the next try no longer doubles: 4 s at most."""
 _GONE = frozenset(("NOGROUP", "UNBLOCKED"))
+_numbers = itertools.count(1)
 _Found = TypeVar("_Found")
 
 
@@ -122,7 +127,8 @@ class CommandConsumer:
             group: Each group gets every command, each of its consumers a share.
             name: Of this consumer. Nobody else in the group may have it at the time.
                 Give the same one after a restart to go on with what was not finished;
-                else that waits for *claim_after_s*. Default: host and process id.
+                else that waits for *claim_after_s*. Default: host, process id and a
+                number, so that each consumer of a process has its own.
             stream: ``BROKER_COMMAND_STREAM``.
             start: Where a group that does not exist yet begins: ``0`` with all that
                 is there, ``$`` with what is new.
@@ -134,7 +140,7 @@ class CommandConsumer:
         self._url = url
         self._stream = stream
         self._group_name = group
-        self._name = name or f"{socket.gethostname()}-{os.getpid()}"
+        self._name = name or _new_name()
         self._origin: Origin = start
         self._claim_after_s = claim_after_s
         self._max_deliveries = max_deliveries
@@ -148,6 +154,7 @@ class CommandConsumer:
         self._all_done = asyncio.Event()
         self._all_done.set()
         self._stopping = asyncio.Event()
+        self._limit: asyncio.Timeout | None = None
         self._closed = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -155,9 +162,10 @@ class CommandConsumer:
 
         Raises:
             ConfigError: The URL cannot be used.
+            StoreUnavailable: It was stopped before Redis came.
             StoreRefused: Redis refuses the log-in, or the stream.
         """
-        await self._persist(_look, self._stopping)
+        await self._until_stopped(_look)
         return self
 
     async def __aexit__(
@@ -166,7 +174,10 @@ class CommandConsumer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Disconnect; after `stop` wait up to 10 s for commands that are under way."""
+        """Disconnect; after `stop` wait up to 10 s for commands that are under way.
+
+        If Redis hangs, disconnecting takes a second.
+        """
         if kind is None and self._stopping.is_set():
             try:
                 async with asyncio.timeout(STOP_S):
@@ -182,9 +193,16 @@ class CommandConsumer:
     def stop(self) -> None:
         """Get no more commands: the iteration ends within half a second.
 
+        If Redis hangs, within a second. What it delivers after that stays with the name
+        of this consumer.
+
         For a signal handler. Commands that are under way can still be finished.
         """
+        if self._stopping.is_set():
+            return
         self._stopping.set()
+        if self._limit is not None:
+            self._limit.reschedule(asyncio.get_running_loop().time() + LAST_STEP_S)
 
     def __aiter__(self) -> Self:
         return self
@@ -197,7 +215,7 @@ class CommandConsumer:
         """
         while not self._stopping.is_set():
             try:
-                command = await self._persist(self._step, self._stopping)
+                command = await self._until_stopped(self._step)
             except StoreUnavailable:
                 break  # It was stopped while Redis was away.
             if command is not None:
@@ -205,6 +223,30 @@ class CommandConsumer:
                 self._all_done.clear()
                 return command
         raise StopAsyncIteration
+
+    async def _until_stopped(
+        self, action: Callable[[GroupConsumer], Awaitable[_Found]]
+    ) -> _Found:
+        """Do *action*, but give it up `LAST_STEP_S` after the stop.
+
+        Raises:
+            StoreUnavailable: It was stopped while Redis was away.
+            StoreRefused: It is not allowed.
+        """
+        limit = asyncio.timeout(LAST_STEP_S if self._stopping.is_set() else None)
+        try:
+            async with limit:
+                self._limit = limit
+                return await self._persist(action, self._stopping)
+        except TimeoutError as error:
+            # Leaving need not wait for the server that has not answered this.
+            if self._group is not None:
+                self._group.close()
+            raise StoreUnavailable("stopped while Redis did not answer") from error
+        finally:
+            # A wait that was cancelled may end after the next one has begun.
+            if self._limit is limit:
+                self._limit = None
 
     async def _step(self, group: GroupConsumer) -> Command | None:
         """Read one entry at most: what was delivered before comes first."""
@@ -308,16 +350,27 @@ class CommandConsumer:
                 if not failures:
                     log.warning("Redis is away: %s", error)
             except StoreRefused as error:
-                if error.kind not in _GONE:
-                    raise
-                # Stream or group were deleted, perhaps with all of Redis: whatever is
-                # in the new one has been read by nobody.
-                self._origin = "0"
-                log.warning("the group is made anew: %s", error)
+                self._mend(error, failures)
+                if until.is_set():
+                    raise StoreUnavailable(str(error)) from error
             if group is not None:
                 group.close()
             await _pause(backoff_s(min(failures, SLOWEST_RETRY)), until)
             failures += 1
+
+    def _mend(self, error: StoreRefused, failures: int) -> None:
+        """Prepare the next try; raises *error* if that would not help."""
+        if error.kind in WRITES_REFUSED:
+            # It passes, or after a failover the address leads to another server.
+            if not failures:
+                log.warning("Redis takes no writes: %s", error)
+        elif error.kind in _GONE:
+            # Stream or group were deleted, perhaps with all of Redis: whatever is in
+            # the new one has been read by nobody.
+            self._origin = "0"
+            log.warning("the group is made anew: %s", error)
+        else:
+            raise error
 
     async def _connected(self) -> GroupConsumer:
         async with self._connecting:
@@ -332,6 +385,10 @@ class CommandConsumer:
                     block_s=BLOCK_S,
                 )
             return self._group
+
+
+def _new_name() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}-{next(_numbers)}"
 
 
 async def _look(_: GroupConsumer) -> None:

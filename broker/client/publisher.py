@@ -31,11 +31,13 @@ from broker.store.connection import Command, Connection
 from broker.store.keys import DEFAULT_EVENT_STREAM, event_key_pattern
 from broker.store.once import SCRIPT, OnceStream, digest, read_added
 from broker.store.scripts import load_scripts
+from broker.store.server import WRITES_REFUSED
 
 MAX_EVENT_BYTES = 1024 * 1024
 ANSWER_S = 5.0
 SLOWEST_RETRY = 2
 """After so many failures the wait until the next try no longer doubles: 2 s at most."""
+_TRIED_AGAIN = WRITES_REFUSED | {"NOSCRIPT"}
 
 
 class Publisher:
@@ -122,8 +124,9 @@ class Publisher:
         Raises:
             ValueError: The event breaks the contract of ``broker.entry``, or *id* was
                 given to another event.
-            StoreUnavailable: Redis was away for *give_up_s*. Nobody knows whether the
-                event was stored; it is safe to call again with the same *id*.
+            StoreUnavailable: Redis was away, or took no writes, for *give_up_s*. Nobody
+                knows whether the event was stored; it is safe to call again with the
+                same *id*.
             StoreRefused: Redis does not allow it.
             ConfigError: The URL cannot be used.
         """
@@ -181,9 +184,10 @@ class Publisher:
             connection.close()
             raise
         except StoreRefused as error:
-            if error.kind != "NOSCRIPT":
+            if error.kind not in _TRIED_AGAIN:
                 raise
-            # Somebody flushed the scripts: the next connection loads them again.
+            # Somebody flushed the scripts: the next connection loads them again. Or no
+            # writes are taken: the address may lead to a better server by then.
             connection.close()
             raise StoreUnavailable(str(error)) from error
 

@@ -6,6 +6,7 @@ that sends a read again on a new connection loses what was delivered to the old 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import Any, Literal
 
@@ -23,6 +24,8 @@ DEAD_STREAM = "broker:dead"
 DEAD_MAX_LEN = 100_000
 ANSWER_S = 5.0
 """How long a read may take beyond what it blocks, and everything else at all."""
+LEAVE_S = 1.0
+"""How long leaving may take: whoever leaves wants to end."""
 
 
 class Delivered(msgspec.Struct, frozen=True, gc=False):
@@ -236,13 +239,14 @@ class GroupConsumer:
     async def leave(self) -> None:
         """Take this consumer's name out of the group, unless it still holds entries.
 
-        Never fails: a name that stays does no harm.
+        Never fails, and takes a second at most: a name that stays does no harm.
         """
         text = script("leave_group").text
-        with contextlib.suppress(StoreError):
-            await self._acting.call(
-                "EVAL", text, 1, self._key, self._group, self._consumer
-            )
+        with contextlib.suppress(StoreError, TimeoutError):
+            async with asyncio.timeout(LEAVE_S):
+                await self._acting.call(
+                    "EVAL", text, 1, self._key, self._group, self._consumer
+                )
 
 
 def _delivered(raw: Any) -> Delivered:

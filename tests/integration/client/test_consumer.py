@@ -1,115 +1,31 @@
-"""A service reads what clients say, through everything that can go wrong."""
+"""A service reads what clients say."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
-import sys
 import textwrap
-from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from redis.asyncio import Redis
 
-from broker.client import Command, CommandConsumer
+from broker.client import CommandConsumer
 from broker.client import commands as module
-from broker.errors import StoreRefused, StoreUnavailable
 from broker.store.embedded import EmbeddedServer
-from tests.conftest import RedisAt, StartRedis
 from tests.harness.upstream import Sender, running_upstream
-
-STREAM = "broker:commands"
-GROUP = "agents"
-
-NewConsumer = Callable[..., CommandConsumer]
-
-
-@pytest.fixture
-async def redis(redis: Redis) -> AsyncIterator[Any]:
-    """The shared server without commands, before and after."""
-    await redis.delete(STREAM, "broker:dead")
-    yield redis
-    await redis.delete(STREAM, "broker:dead")
-
-
-@pytest.fixture
-def consumer(shared_redis: EmbeddedServer) -> NewConsumer:
-    """Makes consumers of the shared server."""
-
-    def make(name: str = "one", **options: Any) -> CommandConsumer:
-        return CommandConsumer(shared_redis.url, group=GROUP, name=name, **options)
-
-    return make
-
-
-async def add(redis: Any, *numbers: int, **fields: str | bytes) -> list[str]:
-    """Add commands whose data is a number, as the broker does."""
-    entry = {"session": "s1", "user": "ann", "connection": "c1", "cmd": "do", **fields}
-    added = [await redis.xadd(STREAM, {"data": n, **entry}) for n in numbers]
-    return [entry_id.decode() for entry_id in added]
-
-
-async def take(commands: CommandConsumer, count: int) -> list[Command]:
-    """The next commands; none is done."""
-    async with asyncio.timeout(10):
-        return [await anext(commands) for _ in range(count)]
-
-
-async def finish(commands: CommandConsumer, count: int) -> list[Any]:
-    """The data of the next commands, each done before the next."""
-    found = []
-    async with asyncio.timeout(20):
-        for _ in range(count):
-            command = await anext(commands)
-            found.append(command.data)
-            await command.done()
-    return found
-
-
-def data_of(commands: list[Command]) -> list[Any]:
-    return [command.data for command in commands]
-
-
-async def pending(redis: Any, group: str = GROUP) -> int:
-    """How many commands were given to somebody and are not done."""
-    count: int = (await redis.xpending(STREAM, group))["pending"]
-    return count
-
-
-async def names(redis: Any) -> list[str]:
-    """The consumers that the group knows."""
-    return [one["name"].decode() for one in await redis.xinfo_consumers(STREAM, GROUP)]
-
-
-async def dead(redis: Any) -> list[dict[str, str]]:
-    """The fields of what was buried."""
-    return [
-        {name.decode(): value.decode("latin-1") for name, value in fields.items()}
-        for _, fields in await redis.xrange("broker:dead")
-    ]
-
-
-async def until_buried(redis: Any, count: int) -> None:
-    async with asyncio.timeout(10):
-        while await redis.xlen("broker:dead") < count:  # noqa: ASYNC110 - no event
-            await asyncio.sleep(0.01)
-
-
-async def blocked(redis: Any) -> None:
-    """Return when a consumer waits for news."""
-    async with asyncio.timeout(10):
-        while not (await redis.info("clients"))["blocked_clients"]:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-
-
-async def drop_connections(redis: Any) -> None:
-    """Close what the consumers under test have open."""
-    for one in await redis.client_list():
-        if one["name"] == "broker-client-commands":
-            await redis.client_kill_filter(_id=one["id"])
+from tests.integration.client.service import (
+    GROUP,
+    STREAM,
+    NewConsumer,
+    add,
+    blocked,
+    data_of,
+    dead,
+    finish,
+    pending,
+    take,
+    until_buried,
+)
 
 
 async def test_example_runs(
@@ -202,6 +118,19 @@ async def test_consumer_that_comes_back_goes_on_with_what_it_had(
 
     assert data_of(again) == [1, 3, 4]
     assert [command.deliveries for command in again] == [2, 2, 1]
+
+
+async def test_consumers_without_a_name_read_only_what_is_theirs(
+    shared_redis: EmbeddedServer, redis: Any
+) -> None:
+    """Two of one process are two: what one has not finished is not the other's."""
+    await add(redis, 1, 2, 3)
+    async with CommandConsumer(shared_redis.url, group=GROUP) as one:
+        taken = await take(one, 2)
+        async with CommandConsumer(shared_redis.url, group=GROUP) as other:
+            assert data_of(await take(other, 1)) == [3]
+
+    assert data_of(taken) == [1, 2]
 
 
 async def test_abandoned_commands_are_taken_over(
@@ -330,235 +259,3 @@ async def test_entry_that_was_deleted_is_passed_over(
         assert await finish(after, 1) == [2]
 
         assert await pending(redis) == 0
-
-
-# Redis goes away and comes back.
-
-
-async def test_lost_connections_lose_no_command(
-    redis: Any, consumer: NewConsumer
-) -> None:
-    """Each one comes, in order, also what was just being delivered."""
-    async with consumer() as commands:
-        finishing = asyncio.create_task(finish(commands, 300))
-        for number in range(300):
-            await add(redis, number)
-            if number % 60 == 30:
-                await drop_connections(redis)
-        found = await finishing
-
-    assert list(dict.fromkeys(found)) == [*range(300)]
-    assert await pending(redis) == 0
-
-
-async def test_done_waits_for_redis(
-    start_redis: StartRedis, redis_at: RedisAt, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A restart of Redis is a pause for the service, and nothing is done twice."""
-    monkeypatch.setattr(module, "backoff_s", lambda failures: 0.01 * (failures + 1))
-    server = start_redis(appendonly=True)
-    await add(redis_at(server.url), 1, 2)
-    async with CommandConsumer(server.url, group=GROUP) as commands:
-        (command,) = await take(commands, 1)
-        server.kill()
-        finishing = asyncio.create_task(command.done())
-        await asyncio.to_thread(server.start)
-        await finishing
-        assert await pending(redis_at(server.url)) == 0
-        server.restart()
-        assert await finish(commands, 1) == [2]
-
-
-async def test_redis_that_forgot_everything_is_read_anew(
-    start_redis: StartRedis, redis_at: RedisAt
-) -> None:
-    """The group is made again, and begins with all that is there."""
-    server = start_redis()
-    redis = redis_at(server.url)
-    async with CommandConsumer(server.url, group=GROUP, start="$") as commands:
-        waiting = asyncio.create_task(finish(commands, 2))
-        await blocked(redis)
-        await redis.flushall()
-        await add(redis, 1, 2)
-
-        assert await waiting == [1, 2]
-
-
-async def test_service_that_starts_before_redis_waits_for_it(
-    start_redis: StartRedis, redis_at: RedisAt
-) -> None:
-    """The order in which programs are started does not matter."""
-    server = start_redis(appendonly=True)
-    await add(redis_at(server.url), 1)
-    server.kill()
-    commands = CommandConsumer(server.url, group=GROUP)
-    entering = asyncio.create_task(commands.__aenter__())
-    await asyncio.to_thread(server.start)
-    await entering
-
-    assert await finish(commands, 1) == [1]
-    await commands.__aexit__(None, None, None)
-
-
-async def test_what_redis_refuses_is_told_at_once(
-    shared_redis: EmbeddedServer, redis: Any, consumer: NewConsumer
-) -> None:
-    """A wrong password, or a key that is no stream, is not tried for ever."""
-    wrong = shared_redis.url.replace("//", "//nobody:wrong@")
-    with pytest.raises(StoreRefused, match="WRONGPASS"):
-        await CommandConsumer(wrong, group=GROUP).__aenter__()
-    await redis.set(STREAM, "no stream")
-    with pytest.raises(StoreRefused, match="WRONGTYPE"):
-        await consumer().__aenter__()
-
-
-# The service stops.
-
-
-async def test_stop_lets_what_is_under_way_finish(
-    redis: Any, consumer: NewConsumer
-) -> None:
-    """Nothing more is taken, and the block is left when all is done."""
-    await add(redis, 1, 2, 3)
-    async with consumer() as commands:
-        first, second = await take(commands, 2)
-        commands.stop()
-        assert [command async for command in commands] == []
-        finishing = [asyncio.create_task(one.done()) for one in (first, second)]
-    assert all(task.done() for task in finishing)
-    assert await pending(redis) == 0
-    async with consumer("two") as others:
-        assert await finish(others, 1) == [3]
-
-
-async def test_stop_does_not_wait_for_ever(
-    redis: Any, consumer: NewConsumer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A command that is never done stays for the next consumer."""
-    monkeypatch.setattr(module, "STOP_S", 0.05)
-    await add(redis, 1)
-    async with consumer() as commands:
-        (command,) = await take(commands, 1)
-        commands.stop()
-    with pytest.raises(StoreUnavailable, match="closed"):
-        await command.done()
-    assert await pending(redis) == 1
-
-
-async def test_stop_ends_a_wait_for_news(redis: Any, consumer: NewConsumer) -> None:
-    """And a consumer that held nothing leaves no name behind."""
-    async with consumer() as commands:
-        waiting = asyncio.ensure_future(anext(commands, None))
-        await blocked(redis)
-        assert await names(redis) == ["one"]
-        commands.stop()
-        async with asyncio.timeout(5):
-            assert await waiting is None
-    assert await names(redis) == []
-
-
-async def test_stop_while_redis_is_away_ends_the_wait(start_redis: StartRedis) -> None:
-    """An outage keeps no service from ending."""
-    server = start_redis()
-    async with CommandConsumer(server.url, group=GROUP) as commands:
-        server.kill()
-        waiting = asyncio.ensure_future(anext(commands, None))
-        await asyncio.sleep(0)
-        commands.stop()
-        async with asyncio.timeout(5):
-            assert await waiting is None
-
-
-async def test_name_that_holds_commands_stays(
-    redis: Any, consumer: NewConsumer
-) -> None:
-    """With the name the commands would be gone."""
-    await add(redis, 1)
-    async with consumer() as commands:
-        await take(commands, 1)
-    assert await names(redis) == ["one"]
-
-
-async def test_cancelled_wait_loses_no_command(
-    redis: Any, consumer: NewConsumer
-) -> None:
-    """What was delivered to a wait that was given up comes to the next one."""
-    async with consumer() as commands:
-        for number in range(20):
-            waiting = asyncio.ensure_future(anext(commands))
-            await blocked(redis)
-            waiting.cancel()
-            await add(redis, number)
-            with contextlib.suppress(asyncio.CancelledError):
-                await waiting
-
-            assert await finish(commands, 1) == [number]
-
-
-# All of it together.
-
-CHILD = """
-import asyncio, sys
-from broker.client import CommandConsumer
-
-async def main():
-    async with CommandConsumer(sys.argv[1], group="agents", name="one") as commands:
-        async for command in commands:
-            print(command.id, command.connection, command.data, flush=True)
-            await command.done()
-
-asyncio.run(main())
-"""
-SENDERS = 200
-EACH = 100
-
-
-async def run_child(url: str, limit: int) -> list[list[str]]:
-    """Run a consumer until it has handled *limit* commands, then kill it (SIGKILL).
-
-    Returns what it handled: it may be some more.
-    """
-    child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", CHILD, url), stdout=asyncio.subprocess.PIPE
-    )
-    assert child.stdout is not None
-    handled = [(await child.stdout.readline()).split() for _ in range(limit)]
-    child.kill()
-    handled += [line.split() for line in (await child.stdout.read()).splitlines()]
-    await child.wait()
-    return [[word.decode() for word in words] for words in handled if len(words) == 3]
-
-
-async def test_consumer_that_is_killed_again_and_again_misses_nothing(
-    start_redis: StartRedis, redis_at: RedisAt
-) -> None:
-    """20 000 commands of 200 connections: stored once, handled, in order each."""
-    server = start_redis()
-    async with running_upstream(server.url) as upstream:
-        senders = [Sender(f"c{number}") for number in range(SENDERS)]
-
-        async def talk(sender: Sender) -> list[str]:
-            told = []
-            for number in range(EACH):
-                ref = f"{sender.connection_id}-command-{number}"
-                data = b"%d" % number
-                answer = await upstream.send(sender, "s1", "do", data, ref)
-                told.append(answer.stream_id)
-            return told
-
-        talking = asyncio.gather(*[talk(sender) for sender in senders])
-        handled: list[list[str]] = []
-        while len({words[0] for words in handled}) < SENDERS * EACH:
-            left = SENDERS * EACH - len({words[0] for words in handled})
-            handled += await run_child(server.url, min(4500, left))
-        stored = [entry_id for told in await talking for entry_id in told]
-    first_times = {entry_id: rest for entry_id, *rest in reversed(handled)}
-    orders = defaultdict(list)
-    for connection, number in reversed(first_times.values()):
-        orders[connection].append(int(number))
-
-    assert "" not in stored
-    assert len(set(stored)) == SENDERS * EACH == len(stored)
-    assert await redis_at(server.url).xlen(STREAM) == SENDERS * EACH
-    assert set(first_times) == set(stored)
-    assert list(orders.values()) == [[*range(EACH)]] * SENDERS

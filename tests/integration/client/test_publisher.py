@@ -39,6 +39,12 @@ async def stored(redis: Any, session: str) -> list[tuple[str, Event]]:
     return found
 
 
+async def own_connections(redis: Any) -> set[str]:
+    """What the publishers under test have open."""
+    clients = await redis.client_list()
+    return {one["id"] for one in clients if one["name"] == "broker-client-publisher"}
+
+
 async def test_example_runs(
     shared_redis: EmbeddedServer,
     redis: Redis,
@@ -221,9 +227,8 @@ async def test_event_is_stored_once_though_its_connection_was_lost(
 
     async def cut() -> None:
         while True:
-            for one in await redis.client_list():
-                if one["name"] == "broker-client-publisher":
-                    await redis.client_kill_filter(_id=one["id"])
+            for number in await own_connections(redis):
+                await redis.client_kill_filter(_id=number)
             await asyncio.sleep(0.01)
 
     cutting = asyncio.create_task(cut())
@@ -279,6 +284,27 @@ async def test_restart_of_redis_is_a_pause(
 
     assert {entry_id for entry_id, _ in events} == ids
     assert sorted(int(event.data) for _, event in events) == [*range(600)]
+
+
+@pytest.mark.usefixtures("quick")
+async def test_demoted_primary_is_left(
+    start_redis: StartRedis, redis_at: RedisAt
+) -> None:
+    """Its address may lead elsewhere by now: what it refuses is sent there."""
+    server = start_redis()
+    redis: Any = redis_at(server.url)
+    async with Publisher(server.url) as publish:
+        await publish("s1", "first")
+        before = await own_connections(redis)
+        await redis.replicaof("127.0.0.1", 1)
+        publishing = asyncio.create_task(publish("s1", "second"))
+        async with asyncio.timeout(10):
+            while before & await own_connections(redis):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        await redis.replicaof("NO", "ONE")
+        await publishing
+
+    assert await redis.xlen(key_of("s1")) == 2
 
 
 async def test_redis_that_stays_away_is_given_up(start_redis: StartRedis) -> None:
