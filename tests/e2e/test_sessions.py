@@ -18,7 +18,7 @@ from tests.harness.sse import SseClient
 from tests.harness.tokens import SECRET, bearer, token
 
 LIMIT = 2
-LEASE_S = 1
+LEASE_S = 2
 
 
 @pytest.fixture(scope="module")

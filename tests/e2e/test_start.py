@@ -146,7 +146,7 @@ async def test_readiness_stays_green_when_redis_goes_later(
         ({"ring_bytes": "3MiB"}, ["BROKER_RING_BYTES", "3MiB", "power of two"]),
         ({"ring_bytes": "1MiB"}, ["BROKER_RING_BYTES", "1MiB", "16"]),
         ({"host": "0.0.0.0"}, ["BROKER_HOST", "0.0.0.0", "loopback"]),
-        ({"auth": "jwt"}, ["BROKER_AUTH", "jwt", "none"]),
+        ({"auth": "jwt"}, ["BROKER_AUTH", "jwt", "BROKER_JWT_SECRET"]),
         ({"event_stream": "{session}"}, ["BROKER_EVENT_STREAM", "{session}"]),
         ({"event_stream": "broker:{session}"}, ["BROKER_EVENT_STREAM"]),
         ({"event_stream": "a:{session}:{session}"}, ["BROKER_EVENT_STREAM"]),
