@@ -98,7 +98,7 @@ async def test_evict_ends_a_session_for_good(
     """Its connections get a terminal code; the second time it is not open."""
     client = await connect(broker, session, f"ada-{session}")
     done = await asyncio.to_thread(operator, "evict", f"ada-{session}", session)
-    ended = await client.wait_ended(timeout_s=2)  # not by the next renewal
+    ended = await client.wait_ended(timeout_s=6)  # not by the next renewal
     again = await asyncio.to_thread(operator, "evict", f"ada-{session}", session)
 
     assert done.stdout == f"{session} is closed\n"
@@ -140,7 +140,7 @@ async def test_revoked_user_is_out_until_pardoned(
 
     assert (revoked["kind"], revoked["name"]) == ("user", user)
     assert ended.code == 4511
-    assert took_s < 1
+    assert took_s < 5
     assert undone.stdout == f"{user} has access again\n"
 
 

@@ -128,7 +128,7 @@ async def test_eviction_reaches_other_pods(
     sessions = [new_session() for _ in range(LIMIT + 1)]
     oldest = await enter(other, sessions[0], user)
     rest = [await enter(limited, name, user) for name in sessions[1:]]
-    ended = await oldest.wait_ended(timeout_s=2)
+    ended = await oldest.wait_ended(timeout_s=6)
 
     assert ended.code == 4509
     for client in rest:

@@ -133,7 +133,7 @@ async def test_without_redis_nothing_is_acknowledged(
     client = await enter(broker, session, "ada")
     server.stop()
     client.send({"cmd": "go", "id": "go-00001"})
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(10):
         error = await client.until("error")
     server.start()
     command = {"cmd": "go", "id": "go-00001"}

@@ -19,7 +19,7 @@ async def main(url: str) -> None:
         url, group="services", name="only", claim_after_s=2
     ) as commands:
         async for command in commands:
-            note = f"{command.user} {command.data['n']}"
+            note = f"{command.connection} {command.user} {command.data['n']}"
             await notes.rpush(DONE, note)
             await command.done()
 

@@ -24,7 +24,7 @@ SETTINGS: dict[str, object] = {
     "session_linger_s": 30,
     "ring_bytes": "16MiB",
 }
-NOTICED_S = 1.0
+NOTICED_S = 3.0
 """What a client and this machine may take to learn of an eviction."""
 EXPECTED = "child_ended|reader_lost|probe|redis_unavailable|server_changed|stream_reset"
 

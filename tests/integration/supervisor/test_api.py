@@ -358,7 +358,7 @@ async def test_redis_that_answers_no_more_is_503_in_time(
     await eventually(answers)
 
     assert problem(stalled) == (503, "unavailable")
-    assert took_s < 2
+    assert took_s < 5
 
 
 async def test_flushed_scripts_are_loaded_again(

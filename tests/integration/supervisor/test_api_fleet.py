@@ -298,7 +298,7 @@ async def test_connections_furthest_behind_come_first(
 
 async def test_without_workers_there_are_no_connections(api: Client) -> None:
     """It does not wait for answers that nobody will give."""
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(5):
         answer = await api.ask("GET", "/v1/connections")
 
     assert answer.json() == {"connections": [], "answered": 0, "workers": 0}
@@ -311,7 +311,7 @@ async def test_worker_that_does_not_answer_is_not_waited_for(
     monkeypatch.setattr("broker.supervisor.api.connections.ANSWERS_S", 0.3)
     await workers.add(silent)
     await workers.add(answering(lagging("a", 5)))
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(5):
         answer = (await api.ask("GET", "/v1/connections")).json()
 
     assert [one["connection"] for one in answer["connections"]] == ["a"]
