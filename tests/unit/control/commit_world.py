@@ -403,7 +403,8 @@ class World:
             worker.connect()
         self.is_forgotten = self.stored is None
         self.is_muddled = True
-        self._lower_floor()
+        # What is stored now may be of a former history: then everything comes again.
+        self.floor = START
 
     def close(self) -> None:
         for worker in self.workers:
