@@ -12,8 +12,9 @@ from broker.model import is_session_name
 from broker.protocols.native import BadFrame, ClientFrame
 from broker.worker.connection import Connection
 from broker.worker.entrance import Entrance
+from broker.worker.handshake import BAD_SESSION
 from broker.worker.plane import ControlPlane
-from broker.worker.requests import BAD_SESSION, identity_of, with_ref
+from broker.worker.requests import identity_of, with_ref
 
 START_SESSION = "start_session"
 """Handed on like every other, and the deliberate act that opens a session again."""

@@ -19,6 +19,7 @@ from broker.worker.starting import BadStart, Reading, read_reading
 
 USER_BYTES_MAX = 256
 RETRY_AFTER_S = (1, 5)
+BAD_SESSION = "a session is a letter or digit and up to 127 of A-Z a-z 0-9 . _ : @ -"
 
 MESSAGES = {
     "bad_request": "the request is malformed",
@@ -140,7 +141,7 @@ def read_request(
     if session and not is_session_name(session):
         raise Refusal(
             "bad_request",
-            "a session is a letter or digit and up to 127 of A-Z a-z 0-9 . _ : @ -",
+            BAD_SESSION,
         )
     check_origin(request, settings)
     query = {**request.query, **newer}

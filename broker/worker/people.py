@@ -26,15 +26,11 @@ class People:
         """Know *connection* from now on."""
         if connection.user:
             self._by_user.setdefault(connection.user, {})[connection] = None
-            self.note_token(connection)
+            identity = connection.identity
+            if identity is not None and identity.token_id is not None:
+                self._by_token.setdefault(identity.token_id, {})[connection] = None
             if connection.session:
                 self._by_path.setdefault(connection.session, {})[connection] = None
-
-    def note_token(self, connection: Connection) -> None:
-        """Know *connection* by its token, if that has an id; it may have had others."""
-        identity = connection.identity
-        if identity is not None and identity.token_id is not None:
-            self._by_token.setdefault(identity.token_id, {})[connection] = None
 
     def remove(self, connection: Connection) -> None:
         """Forget it."""
@@ -49,7 +45,7 @@ class People:
         return list(self._by_user.get(user, ()))
 
     def with_token(self, token_id: str) -> list[Connection]:
-        """The connections that came with a token, or were refreshed with it."""
+        """The connections whose token of the moment it is."""
         return list(self._by_token.get(token_id, ()))
 
     def oldest(self, user: str, session: str = "") -> Connection | None:

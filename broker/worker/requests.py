@@ -15,13 +15,11 @@ from broker.worker.commands import Handler
 from broker.worker.connection import Connection
 from broker.worker.consumers import Committer
 from broker.worker.entrance import Entrance
+from broker.worker.handshake import BAD_SESSION
 from broker.worker.limits import Limits
 from broker.worker.plane import ControlPlane
 from broker.worker.starting import BadStart, Reading, read_reading
 from broker.worker.subscriptions import Subscriptions
-
-BAD_SESSION = "a session is a letter or digit and up to 127 of A-Z a-z 0-9 . _ : @ -"
-
 
 COMMIT_MESSAGES = {
     "too_many_consumers": "the session has as many consumers as it may",
