@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from broker.store.embedded import EmbeddedServer
-from tests.conftest import StartBroker
+from tests.conftest import RedisAt, StartBroker, StartRedis
 from tests.harness import lifecycle
 from tests.harness.client import Refused, WebSocketClient
 from tests.harness.servers import BrokerServer
@@ -30,7 +30,6 @@ def limited_broker(
         "max_sessions_per_user": LIMIT,
         "session_lease_s": LEASE_S,
         "session_linger_s": 0.5,
-        "session_idle_s": 1,
     }
     directory = tmp_path_factory.mktemp("broker")
     server = BrokerServer(shared_redis.url, directory, settings).start()
@@ -204,10 +203,20 @@ async def test_starting_a_session_by_command_opens_it_again(
 
 
 async def test_a_session_that_is_left_becomes_idle_and_then_closed(
-    limited: BrokerServer, session: str, user: str, redis: Redis
+    start_broker: StartBroker,
+    start_redis: StartRedis,
+    redis_at: RedisAt,
+    session: str,
+    user: str,
 ) -> None:
     """Services are told, and the place is free again."""
-    client = await enter(limited, session, user)
+    # Alone on its Redis: any broker of a fleet may sweep, by its own idle time.
+    own_redis = start_redis()
+    broker = start_broker(
+        own_redis.url, session_lease_s=LEASE_S, session_linger_s=0.5, session_idle_s=1
+    )
+    redis = redis_at(own_redis.url)
+    client = await enter(broker, session, user)
     await client.close()
     idle = await lifecycle.until(redis, user, "session_idle")
     closed = await lifecycle.until(redis, user, "session_closed")
