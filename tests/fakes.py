@@ -177,6 +177,12 @@ class FakeSocket:
         if data:
             self.sent.append(data)
 
+    def notify(self, event: str, data: object, session: str | None = None) -> None:
+        self.send(self.format.notice(event, data, session))
+
+    def hold(self, frame: bytes) -> None:
+        raise AssertionError("this format holds nothing back")
+
     def queue_rest(self, data: bytes, written: int) -> None:
         raise AssertionError("there is no descriptor to write to")
 

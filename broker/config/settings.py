@@ -13,6 +13,7 @@ from urllib.parse import quote
 from pydantic import ConfigDict, Field, SecretStr, ValidationInfo, field_validator
 
 from broker.config.access import AccessSettings
+from broker.config.edges import EdgeSettings
 from broker.config.sessions import SessionSettings
 from broker.config.types import GIB, KIB, MIB, Seconds, SecondsOrZero, Size, Word
 from broker.errors import ConfigError
@@ -55,7 +56,7 @@ def _as_value_error(check: Callable[[str], object], text: str) -> None:
         raise ValueError(str(error)) from None
 
 
-class Settings(SessionSettings, AccessSettings):
+class Settings(EdgeSettings, SessionSettings, AccessSettings):
     """All settings after defaults, ``.env`` and environment were put together.
 
     The description of each field says its unit, its bound and what follows from it;

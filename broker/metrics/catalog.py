@@ -54,7 +54,14 @@ def _labelled(
 
 # --- Workers: connections ---------------------------------------------------------
 
-PROTOCOLS = ("websocket", "sse")
+PROTOCOLS = (
+    "websocket",
+    "sse",
+    "openhands_v0",
+    "openhands_v1",
+    "openhands_session",
+    "council",
+)
 
 CONNECTIONS = _labelled(
     Kind.GAUGE,

@@ -9,18 +9,39 @@ from broker.protocols import native, sse, websocket
 from broker.ring.records import pack_event, unpack_event, unpack_frame
 
 
+class Editor(Protocol):
+    """Looks over the frames of one page of a replay before they are sent.
+
+    Attributes:
+        held: The frame that waits until its client has caught up; empty for none.
+    """
+
+    held: bytes
+
+    def add(self, frame: bytes) -> bytes:
+        """The next frame; returns what may be sent now, perhaps nothing."""
+        ...
+
+    def finish(self) -> bytes:
+        """What was kept back only to see what follows."""
+        ...
+
+
 class Format(Protocol):
     """Turns events and notices into the bytes of one wire format.
 
+    It keeps nothing of a connection: what it makes is made once per event and goes to
+    every socket of the format. What clients of a format do not get is empty bytes.
+
     Attributes:
-        name: What operators call it.
-        index: Its place in ``FORMATS``.
+        name: What operators call it; a label of metrics.
         heartbeat: What is sent to keep an idle connection.
+        answers: Whether a living client answers a heartbeat, if only by a pong.
     """
 
     name: str
-    index: int
     heartbeat: bytes
+    answers: bool
 
     def event(self, session: bytes, ms: int, n: int, seq: int, event: Event) -> bytes:
         """A published event; *seq* 0 is unknown."""
@@ -40,13 +61,17 @@ class Format(Protocol):
         """An event of the broker itself."""
         ...
 
+    def editor(self) -> Editor | None:
+        """For one page of a replay; None where frames are sent as they are."""
+        ...
+
 
 class NativeFormat:
     """``broker.v1``: JSON in WebSocket text frames."""
 
     name = "websocket"
-    index = 0
     heartbeat = websocket.ping_frame() + websocket.text_frame(native.HEARTBEAT)
+    answers = True
 
     def event(self, session: bytes, ms: int, n: int, seq: int, event: Event) -> bytes:
         """A published event as one text frame."""
@@ -68,13 +93,17 @@ class NativeFormat:
         """An event of the broker itself as one text frame."""
         return websocket.text_frame(native.notice_json(event, data, session))
 
+    def editor(self) -> None:
+        """Nothing is left out or put together."""
+        return
+
 
 class SseFormat:
     """The same JSON in blocks of an event stream."""
 
     name = "sse"
-    index = 1
     heartbeat = sse.HEARTBEAT
+    answers = False
 
     def event(self, session: bytes, ms: int, n: int, seq: int, event: Event) -> bytes:
         """A published event as a block that moves the client's position."""
@@ -102,10 +131,13 @@ class SseFormat:
         """An event of the broker itself; leaves the client's position alone."""
         return sse.data_block(native.notice_json(event, data, session))
 
+    def editor(self) -> None:
+        """Nothing is left out or put together."""
+        return
+
 
 NATIVE: Final[Format] = NativeFormat()
 SSE: Final[Format] = SseFormat()
-FORMATS: Final = (NATIVE, SSE)
 
 
 def event_payload(session: bytes, ms: int, n: int, seq: int, event: Event) -> bytes:

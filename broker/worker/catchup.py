@@ -234,7 +234,10 @@ class Catchup:
     ) -> int:
         if not sub.announced:
             self._announce(sub, resume, source)
-        sub.socket.send(page.data)
+        if page.data:
+            sub.socket.send(page.data)
+        if page.held:
+            sub.socket.hold(page.held)
         self._count(page, source)
         sub.position = page.end
         sub.hole = page.hole
@@ -361,7 +364,7 @@ class Catchup:
         # Everybody at the same place gets the same bytes: a large entry for a thousand
         # sockets is one buffer.
         wire, conflates = sub.socket.format, self._conflates(sub)
-        question = (wire.index, anchor, sub.hole, conflates)
+        question = (wire, anchor, sub.hole, conflates)
         built = shared.built.get(question)
         if built is None:
             newest: Newest | None = {} if conflates else None

@@ -10,7 +10,7 @@ import msgspec
 
 from broker.disconnect import Disconnect
 from broker.model import START, Position
-from broker.protocols.formats import FORMATS, Format
+from broker.protocols.formats import Format
 from broker.store.loss import Anchor
 from broker.worker.recent import Hole, Recent
 
@@ -85,6 +85,12 @@ class Socket(Protocol):
 
     def send(self, data: bytes) -> None:
         """Write prepared bytes; does nothing once the connection is closing."""
+
+    def notify(self, event: str, data: object, session: str | None = None) -> None:
+        """Tell an event of the broker itself, in the client's own words."""
+
+    def hold(self, frame: bytes) -> None:
+        """Keep *frame* until the subscription has caught up; the newest one counts."""
 
     def queue_rest(self, data: bytes, written: int) -> None:
         """Leave to the transport what the kernel has not taken of *data*."""
@@ -186,8 +192,8 @@ class Channel:
         last: Ring position of that record, where walks back begin.
         epoch: Counts resets, so a position of the former history is recognised.
         reader_epoch: The reader's count, to notice resets that were lapped.
-        live: Subscriptions at the tip, by index of their format, each with its
-            socket's ``fd``: fan-out need not look at the objects themselves.
+        live: Subscriptions at the tip, by their format, each with its socket's ``fd``:
+            fan-out need not look at the objects themselves.
         behind: The others.
         recent: Index of the chain while somebody catches up, else None.
         count: Entries per page from Redis.
@@ -228,7 +234,7 @@ class Channel:
         self.last = 0
         self.epoch = 0
         self.reader_epoch = 0
-        self.live: tuple[dict[Subscription, int], ...] = tuple({} for _ in FORMATS)
+        self.live: dict[Format, dict[Subscription, int]] = {}
         self.behind: dict[Subscription, None] = {}
         self.recent: Recent | None = None
         self.count = 0
@@ -250,11 +256,14 @@ class Channel:
     @property
     def needed(self) -> bool:
         """Whether anybody reads it."""
-        return self.pinned or bool(self.behind) or any(self.live)
+        return self.pinned or bool(self.behind) or any(self.live.values())
 
     def place(self, sub: Subscription, state: State) -> None:
         """Put *sub* into the set where *state* belongs."""
-        live = self.live[sub.socket.format.index]
+        live = self.live.get(sub.socket.format)
+        if live is None:
+            # It stays when it is empty: fan-out may be walking over the formats.
+            live = self.live[sub.socket.format] = {}
         self.behind.pop(sub, None)
         live.pop(sub, None)
         if state is State.LIVE:
@@ -266,13 +275,13 @@ class Channel:
 
     def note_fd(self, sub: Subscription) -> None:
         """The ``fd`` of the socket of *sub* has changed."""
-        live = self.live[sub.socket.format.index]
-        if sub in live:
+        live = self.live.get(sub.socket.format)
+        if live is not None and sub in live:
             live[sub] = sub.socket.fd
 
     def everybody(self) -> list[Subscription]:
         """All its subscriptions."""
-        return [*(sub for live in self.live for sub in live), *self.behind]
+        return [*(sub for live in self.live.values() for sub in live), *self.behind]
 
 
 class Channels:

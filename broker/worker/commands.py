@@ -140,7 +140,7 @@ class Commands:
             data["retry"] = True
         if error.ref is not None:
             data["ref"] = error.ref
-        connection.send(connection.format.notice("error", data))
+        connection.notify("error", data)
         connection.errors += 1
         if connection.errors >= ERRORS_MAX:
             connection.close(Disconnect.TOO_MANY_ERRORS)

@@ -15,8 +15,9 @@ from typing import Protocol, cast
 from broker.control.identity import Identity
 from broker.disconnect import Disconnect
 from broker.protocols import websocket
-from broker.protocols.formats import SSE, Format
+from broker.protocols.formats import Format
 from broker.worker.channels import Subscription
+from broker.worker.dialect import Dialect
 
 CLOSE_WAIT_S = 2.0
 """How long the peer has to answer a close frame before its socket is cut."""
@@ -36,6 +37,9 @@ class Owner(Protocol):
     def handle_text(self, connection: Connection, payload: bytes) -> None:
         """A client said something."""
 
+    def handle_binary(self, connection: Connection, payload: bytes) -> None:
+        """A client sent bytes that are no text."""
+
     def handle_drained(self, connection: Connection) -> None:
         """A socket that was blocked takes bytes again."""
 
@@ -47,7 +51,8 @@ class Connection(asyncio.Protocol):
     """One WebSocket or event-stream client.
 
     Attributes:
-        format: The wire format.
+        dialect: How it is talked with.
+        format: The wire format; its dialect may choose another one later.
         number: 64 random bits that name it.
         identity: Who it is and what that allows; None until a token has said so.
         session: The session named by the path, empty for ``/v1/ws``.
@@ -72,6 +77,7 @@ class Connection(asyncio.Protocol):
         "allowance",
         "blocked",
         "command_allowance",
+        "dialect",
         "errors",
         "fd",
         "format",
@@ -84,7 +90,7 @@ class Connection(asyncio.Protocol):
     )
 
     def __init__(
-        self, owner: Owner, wire: Format, identity: Identity | None, session: str
+        self, owner: Owner, dialect: Dialect, identity: Identity | None, session: str
     ) -> None:
         self._owner = owner
         self._parser: websocket.FrameParser | None = None
@@ -93,7 +99,8 @@ class Connection(asyncio.Protocol):
         self._corked: list[bytes] | None = None
         self._reason: Disconnect | None = None
         self.fd = -1
-        self.format = wire
+        self.dialect = dialect
+        self.format: Format = dialect.format
         self.number = random.getrandbits(64)
         self.identity = identity
         self.session = session
@@ -182,35 +189,38 @@ class Connection(asyncio.Protocol):
         elif self._reason is None:
             self._write(data)
 
+    def notify(self, event: str, data: object, session: str | None = None) -> None:
+        """Tell an event of the broker itself, in the client's own words."""
+        self.dialect.notify(self, event, data, session)
+
+    def hold(self, frame: bytes) -> None:
+        """Keep *frame* until the subscription has caught up; the newest one counts."""
+        self.dialect.hold(self, frame)
+
     def close(self, reason: Disconnect, **details: object) -> None:
         """Tell the client why, then close; the first reason counts.
 
         Args:
             reason: Its code tells the client whether to come back.
-            details: More for the ``closing`` frame, such as ``delay_ms``.
+            details: More for its last words, such as ``delay_ms``.
         """
         if self._reason is not None or self._transport is None:
             return
-        notice = b""
-        if reason.code >= 4000:
-            data = {
-                "code": reason.code,
-                "reason": reason.label,
-                "retry": reason.retry,
-                **details,
-            }
-            notice = self.format.notice("closing", data)
+        farewell = self.dialect.farewell(self, reason, details)
         if self._corked is not None:
             self.uncork()
-        self._write(notice)
+        if farewell is None:
+            self.abort(reason)
+            return
+        self._write(farewell.words)
         self._set_direct(False)
         self._reason = reason
-        if self.format is SSE:
-            self._transport.close()
-            wait = CLOSE_FLUSH_S
-        else:
-            self._transport.write(websocket.close_frame(reason.code, reason.text))
+        wait = CLOSE_FLUSH_S
+        if farewell.close:
+            self._transport.write(farewell.close)
             wait = CLOSE_FLUSH_S if self.buffered_bytes else CLOSE_WAIT_S
+        else:
+            self._transport.close()
         asyncio.get_running_loop().call_later(wait, self.abort)
 
     def abort(self, reason: Disconnect | None = None) -> None:
@@ -285,8 +295,8 @@ class Connection(asyncio.Protocol):
                 self.send(websocket.pong_frame(payload))
         elif opcode == websocket.CLOSE:
             self._handle_close(payload)
-        elif opcode == websocket.BINARY:
-            self.close(Disconnect.UNSUPPORTED_DATA)
+        elif opcode == websocket.BINARY and self._reason is None:
+            self._owner.handle_binary(self, payload)
 
     def _hold_back(self) -> None:
         # A client that asks and does not read the answers is not read either.

@@ -19,6 +19,7 @@ from broker.worker.archive import Archive
 from broker.worker.channels import Start, StartAt
 from broker.worker.handshake import Refusal
 from broker.worker.plane import ControlPlane
+from broker.worker.seeking import Seek
 from broker.worker.starting import Reading
 
 ANONYMOUS = everybody("")
@@ -89,6 +90,8 @@ class Entrance:
             Refusal: It may not be read, was evicted, or Redis is away.
         """
         self.check_right(identity, session)
+        if reading.seek is not None:
+            reading = await self._seek(reading.seek, session, reading)
         if reading.consumer:
             reading = await self._resume(identity.user, session, reading)
         # Last, since it may evict another session: nothing may be refused after it.
@@ -99,10 +102,15 @@ class Entrance:
     async def _resume(self, user: str, session: str, reading: Reading) -> Reading:
         try:
             return await self._begin_at_commit(user, session, reading)
-        except StoreRefused:
-            raise Refusal("not_found", "the session cannot be read") from None
-        except StoreError:
-            raise Refusal("unavailable") from None
+        except StoreError as error:
+            raise refusal_of(error) from None
+
+    async def _seek(self, seek: Seek, session: str, reading: Reading) -> Reading:
+        try:
+            start = await seek.find(self._archive, session)
+        except StoreError as error:
+            raise refusal_of(error) from None
+        return msgspec.structs.replace(reading, start=start, seek=None)
 
     def check_right(self, identity: Identity, session: str) -> None:
         """Refuse a session that *identity* may not read.
@@ -196,3 +204,10 @@ class Entrance:
     async def close(self) -> None:
         """Give back what identification has opened."""
         await self._authenticator.close()
+
+
+def refusal_of(error: StoreError) -> Refusal:
+    """What a client is told who cannot have what is in Redis."""
+    if isinstance(error, StoreRefused):
+        return Refusal("not_found", "the session cannot be read")
+    return Refusal("unavailable")

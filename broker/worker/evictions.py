@@ -66,10 +66,7 @@ class Evictions:
                 continue
             self._subscriptions.end(sub)
             data = {"reason": reason.label, **details}
-            notification = connection.format.notice(
-                "unsubscribed", data, notice.session
-            )
-            connection.send(notification)
+            connection.notify("unsubscribed", data, notice.session)
 
     def check_access(self, key: str) -> None:
         """A user or token was revoked: its connections must go."""

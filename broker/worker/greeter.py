@@ -9,7 +9,7 @@ import structlog
 
 from broker.config import Settings
 from broker.disconnect import Disconnect
-from broker.protocols.native import BadFrame, ClientFrame, read_client_frame
+from broker.protocols.native import BadFrame
 from broker.worker.connection import Connection
 from broker.worker.handshake import TERMINAL, Refusal, Wanted
 
@@ -20,11 +20,11 @@ SHARE_OF_CONNECTIONS = 10
 """At most one in so many of the connections that a worker may have."""
 
 
-Enter = Callable[[Connection, Wanted, str], Awaitable[None]]
+Enter = Callable[[Connection, Wanted, str | None], Awaitable[None]]
 
 
 class Greeter:
-    """Waits for the ``auth`` frame of connections that have not said who they are.
+    """Waits for the first frame of connections that have not said who they are.
 
     Args:
         settings: The effective settings.
@@ -61,7 +61,7 @@ class Greeter:
             connection.close(Disconnect.UNAUTHORIZED)
             return
         try:
-            token = _token_in(payload)
+            token = connection.dialect.read_token(payload)
         except BadFrame:
             connection.close(Disconnect.UNAUTHORIZED)
             return
@@ -71,7 +71,9 @@ class Greeter:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _judge(self, connection: Connection, wanted: Wanted, token: str) -> None:
+    async def _judge(
+        self, connection: Connection, wanted: Wanted, token: str | None
+    ) -> None:
         try:
             await self._enter(connection, wanted, token)
         except Refusal as refusal:
@@ -94,11 +96,3 @@ class Greeter:
                 return  # They are in the order in which they came.
             self.remove(connection)
             connection.close(Disconnect.UNAUTHORIZED)
-
-
-def _token_in(payload: bytes) -> str:
-    frame: ClientFrame = read_client_frame(payload)
-    token = frame.arguments.get("token")
-    if frame.cmd != "auth" or not isinstance(token, str):
-        raise BadFrame("unauthorized", "the first frame is auth with data.token")
-    return token

@@ -6,7 +6,6 @@ import asyncio
 import random
 
 from broker.disconnect import Disconnect
-from broker.protocols.formats import SSE
 from broker.worker.connection import Connection
 
 SLOTS = 64
@@ -56,5 +55,5 @@ class HeartbeatWheel:
             else:
                 connection.heard = False
                 connection.send(connection.format.heartbeat)
-                if connection.format is not SSE:
+                if connection.format.answers:
                     self._asked.add(connection)

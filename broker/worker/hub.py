@@ -16,7 +16,7 @@ from typing import Protocol
 from broker.metrics import catalog
 from broker.metrics.slots import Row, observe
 from broker.model import Position
-from broker.protocols.formats import FORMATS, Format
+from broker.protocols.formats import Format
 from broker.ring.layout import Kind
 from broker.ring.receiver import Record
 from broker.ring.records import (
@@ -144,7 +144,7 @@ class Hub:
 
         Few sockets are written to at once: for them a queue costs more than the calls.
         """
-        for wire, live in zip(FORMATS, channel.live, strict=True):
+        for wire, live in channel.live.items():
             if live:
                 events, lost = len(records), NOTHING
                 if events == 1 and records[0].kind == _EVENT:
@@ -153,9 +153,11 @@ class Hub:
                 else:
                     events, lost = _tally(records)
                     data = encode(channel, wire, records)
+                if not data:
+                    continue  # Nothing that clients of this format get.
                 self._oldest_ns = self._oldest_ns or records[0].stamp_ns
                 if len(live) > self._room or self._underway:
-                    self._queue(channel, wire, data, events, lost)
+                    self._queue(channel, live, data, events, lost)
                 else:
                     self._send_at_once(channel, live, data, events, lost)
         last = records[-1]
@@ -194,27 +196,27 @@ class Hub:
 
     def notice(self, channel: Channel, event: str, data: object) -> None:
         """Queue a broker event for who is live now."""
-        for wire in FORMATS:
-            if channel.live[wire.index]:
-                frame = wire.notice(event, data, channel.session)
-                self._queue(channel, wire, frame, 0, NOTHING)
+        for wire, live in channel.live.items():
+            frame = wire.notice(event, data, channel.session) if live else b""
+            if frame:
+                self._queue(channel, live, frame, 0, NOTHING)
 
     def cut(self, channel: Channel) -> None:
         """Let everybody who is live fall behind, after what is queued for them."""
-        for wire in FORMATS:
-            if channel.live[wire.index]:
-                self._queue(channel, wire, b"", 0, NOTHING)
+        for live in channel.live.values():
+            if live:
+                self._queue(channel, live, b"", 0, NOTHING)
 
     def _queue(
         self,
         channel: Channel,
-        wire: Format,
+        live: Mapping[Subscription, int],
         data: bytes,
         events: int,
         lost: Mapping[str, int],
     ) -> None:
         self.number = number = self.number + 1
-        targets = iter(list(channel.live[wire.index]))
+        targets = iter(list(live))
         tip, epoch = channel.tip, channel.epoch
         self._underway.append(
             Broadcast(number, data, targets, tip, epoch, events, lost)

@@ -51,7 +51,7 @@ async def _run(boot: Boot, settings: Settings) -> int:
     receiver = Receiver(Segment(boot.ring_fd))
     doorbell = Doorbell(boot.doorbell_fds[boot.index - 1])
     worker = Worker(boot, settings, receiver, board, values)
-    server = Server(settings, worker.reception, worker.history.handle)
+    server = Server(settings, values, worker.edges)
     listening = _listen(settings, boot.public_port)
     accepting = await loop.create_server(
         server.protocol, sock=listening, backlog=BACKLOG

@@ -95,7 +95,7 @@ class Members:
                 continue  # It is told when Redis is back.
             data = {"users": users, "count": count}
             if sub.state is not State.CLOSED:
-                sub.socket.send(sub.socket.format.notice("present", data, session))
+                sub.socket.notify("present", data, session)
 
     def tell(self, session: str, data: dict[str, object]) -> None:
         """Tell who asked for it that users came or went; ``event`` says which."""
@@ -106,7 +106,7 @@ class Members:
             if sub.socket.blocked:
                 self._newcomers[sub] = None
             elif sub.state is not State.CLOSED:
-                sub.socket.send(sub.socket.format.notice(event, data, session))
+                sub.socket.notify(event, data, session)
 
 
 def _connection(sub: Subscription) -> Connection:

@@ -55,4 +55,4 @@ def send_dropped(sub: Subscription, tip: Position) -> int | None:
 
 
 def _send(sub: Subscription, event: str, data: object) -> None:
-    sub.socket.send(sub.socket.format.notice(event, data, sub.channel.session))
+    sub.socket.notify(event, data, sub.channel.session)

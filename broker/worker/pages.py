@@ -45,6 +45,8 @@ class PageBuilder:
         self._channel = channel
         self._wire = wire
         self._newest = newest
+        self._editor = wire.editor()
+        self._simple = newest is None and self._editor is None
         self._parts: list[bytes] = []
         self._hole = hole
         self._lost: dict[str, int] = {}
@@ -60,7 +62,7 @@ class PageBuilder:
 
     def plain(self, record: Record) -> bool:
         """Add an EVENT record if it is one that is simply sent; most of them are."""
-        if self._hole is not None or self._newest is not None or record.payload[0]:
+        if not self._simple or self._hole is not None or record.payload[0]:
             return False
         ms, n, seq = record.ms, record.n, record.seq
         frame = self._wire.recorded(ms, n, seq, record.payload)
@@ -102,9 +104,11 @@ class PageBuilder:
 
     def finish(self) -> Page:
         """The page so far."""
+        self._flush()
         data = b"".join(self._parts)
         lost, unknown = self._lost, self._unknown
-        return Page(data, self.position, self.events, lost, unknown, self._hole)
+        held = b"" if self._editor is None else self._editor.held
+        return Page(data, self.position, self.events, lost, unknown, self._hole, held)
 
     def _left_out(self, stream_id: StreamId, key: bytes, transient: bool) -> str:
         if transient:
@@ -132,6 +136,7 @@ class PageBuilder:
 
     def _announce(self, gap: GapRecord) -> None:
         session = self._channel.session
+        self._flush()
         self._add(self._wire.notice("gap", gap_data(gap), session))
         if gap.lost is None:
             self._unknown += 1
@@ -141,9 +146,13 @@ class PageBuilder:
     def _frame(self, frame: bytes, ms: int, n: int, seq: int) -> None:
         position = position_of(ms, n, seq)
         self._close_hole(position)
-        self._add(frame)
+        self._add(frame if self._editor is None else self._editor.add(frame))
         self.events += 1
         self.position = position
+
+    def _flush(self) -> None:
+        if self._editor is not None:
+            self._add(self._editor.finish())
 
     def _add(self, data: bytes) -> None:
         self._parts.append(data)
@@ -164,14 +173,14 @@ def next_page(
     wire = sub.socket.format
     shared = not conflates and sub.hole is None
     if shared:
-        page = recent.pages.get((wire.index, position))
+        page = recent.pages.get((wire, position))
         if page is not None:
             return page
     newest = recent.newest(receiver) if conflates else None
     builder = PageBuilder(sub.channel, wire, position, newest, sub.hole)
     page = page_from_ring(receiver, recent, builder)
     if page is not None and shared:
-        recent.keep(wire.index, position, page)
+        recent.keep(wire, position, page)
     return page
 
 

@@ -6,6 +6,7 @@ from bisect import bisect_right
 from typing import NamedTuple
 
 from broker.model import FIRST_ID, LAST_ID, Position, StreamId
+from broker.protocols.formats import Format
 from broker.ring.layout import Kind
 from broker.ring.receiver import Receiver
 from broker.ring.records import position_of, unpack_event
@@ -50,9 +51,10 @@ class Page:
         lost: Entries they announce as lost, by reason.
         unknown: Gaps whose size nobody knows.
         hole: What was left out at its end, to be told before the next frame.
+        held: The frame to be sent when the client has caught up; empty for none.
     """
 
-    __slots__ = ("data", "end", "events", "hole", "lost", "unknown")
+    __slots__ = ("data", "end", "events", "held", "hole", "lost", "unknown")
 
     def __init__(
         self,
@@ -62,6 +64,7 @@ class Page:
         lost: dict[str, int],
         unknown: int,
         hole: Hole | None,
+        held: bytes = b"",
     ) -> None:
         self.data = data
         self.end = end
@@ -69,6 +72,7 @@ class Page:
         self.lost = lost
         self.unknown = unknown
         self.hole = hole
+        self.held = held
 
 
 class Recent:
@@ -115,7 +119,7 @@ class Recent:
         self._gaps: set[int] = set()
         self.begins_anew = False
         self.floor: StreamId = tip.id
-        self.pages: dict[tuple[int, Position], Page] = {}
+        self.pages: dict[tuple[Format, Position], Page] = {}
 
     @classmethod
     def of_new_history(cls, number: int) -> Recent:
@@ -273,10 +277,11 @@ class Recent:
         self._newest, self._newest_end = newest, len(self._ids)
         return newest
 
-    def keep(self, format_index: int, start: Position, page: Page) -> None:
+    def keep(self, wire: Format, start: Position, page: Page) -> None:
         """Remember a page for others at the same position."""
-        if self._cache_bytes + len(page.data) > CACHE_BYTES_MAX:
+        size = len(page.data) + len(page.held)
+        if self._cache_bytes + size > CACHE_BYTES_MAX:
             self.pages.clear()
             self._cache_bytes = 0
-        self.pages[format_index, start] = page
-        self._cache_bytes += len(page.data)
+        self.pages[wire, start] = page
+        self._cache_bytes += size

@@ -10,8 +10,8 @@ from broker.control.identity import Identity
 from broker.disconnect import Disconnect
 from broker.metrics import catalog
 from broker.metrics.slots import Row
-from broker.protocols.formats import NATIVE, SSE
 from broker.worker.connection import Connection, Owner
+from broker.worker.dialect import Dialect
 from broker.worker.entrance import Entrance
 from broker.worker.expiry import Expiries
 from broker.worker.greeter import Greeter
@@ -147,10 +147,10 @@ class Reception:
     # Connections.
 
     def new_connection(
-        self, identity: Identity | None, session: str, *, sse: bool
+        self, identity: Identity | None, session: str, dialect: Dialect
     ) -> Connection:
         """A connection that is not attached yet."""
-        return Connection(self._owner, SSE if sse else NATIVE, identity, session)
+        return Connection(self._owner, dialect, identity, session)
 
     def await_token(self, connection: Connection, wanted: Wanted) -> None:
         """A connection is open that has not said who it is."""
@@ -160,8 +160,10 @@ class Reception:
         """Take the first frame of such a connection."""
         self._greeter.hear(connection, payload)
 
-    async def _enter(self, connection: Connection, wanted: Wanted, token: str) -> None:
-        identity = await self.identify(token, "")
+    async def _enter(
+        self, connection: Connection, wanted: Wanted, token: str | None
+    ) -> None:
+        identity = await self.identify(token, wanted.user)
         wanted = await self.admit(identity, wanted)
         if not connection.open:
             self.give_up(identity, wanted)
@@ -185,7 +187,7 @@ class Reception:
             "heartbeat_s": self._settings.heartbeat_s,
             "max_frame_bytes": self._settings.max_frame_bytes,
         }
-        connection.send(connection.format.notice("welcome", data))
+        connection.notify("welcome", data)
         if wanted.session:
             self._subscriptions.open(connection, wanted.session, wanted.reading)
         if self.draining:
@@ -207,8 +209,7 @@ class Reception:
                 return
             self._subscriptions.end(sub)
             data = {"reason": "forbidden"}
-            notice = connection.format.notice("unsubscribed", data, session)
-            connection.send(notice)
+            connection.notify("unsubscribed", data, session)
 
     def forget(self, connection: Connection, label: str) -> None:
         """A connection has ended."""
@@ -237,7 +238,7 @@ class Reception:
 
 def _warn(connection: Connection, left_s: float) -> None:
     data = {"expires_in_s": round(left_s, 1)}
-    connection.send(connection.format.notice("token_expiring", data))
+    connection.notify("token_expiring", data)
 
 
 def _end(connection: Connection) -> None:

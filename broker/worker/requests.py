@@ -62,7 +62,7 @@ class Requests:
         }
 
     def _handle_ping(self, connection: Connection, frame: ClientFrame) -> None:
-        connection.send(connection.format.notice("pong", with_ref({}, frame)))
+        connection.notify("pong", with_ref({}, frame))
 
     # Subscriptions.
 
@@ -119,7 +119,7 @@ class Requests:
             raise BadFrame("not_subscribed", "there is no subscription to it", frame.id)
         self._subscriptions.end(sub)
         data = with_ref({}, frame)
-        connection.send(connection.format.notice("unsubscribed", data, session))
+        connection.notify("unsubscribed", data, session)
 
     def _may_ask(self, connection: Connection) -> bool:
         """A token bucket in two numbers: most connections never need one."""
@@ -154,11 +154,10 @@ class Requests:
                 data: dict[str, object] = {"code": result.code}
                 data["message"] = COMMIT_MESSAGES[result.code]
                 data["retry"] = result.code == "unavailable"
-                notice = connection.format.notice("error", with_ref(data, frame), name)
-                connection.send(notice)
+                connection.notify("error", with_ref(data, frame), name)
             elif frame.id is not None:
                 data = with_ref({"position": str(position)}, frame)
-                connection.send(connection.format.notice("ack", data, name))
+                connection.notify("ack", data, name)
 
         name = committer.consumer.session
         committer.acknowledge(position, answer)
@@ -190,7 +189,7 @@ class Requests:
             raise BadFrame("forbidden", "the token is of another user", frame.id)
         self._on_new_identity(connection, identity)
         data: dict[str, object] = {"expires_at": identity.expires_at}
-        connection.send(connection.format.notice("refreshed", with_ref(data, frame)))
+        connection.notify("refreshed", with_ref(data, frame))
 
 
 def identity_of(connection: Connection) -> Identity:

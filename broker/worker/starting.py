@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from broker.entry import is_rfc3339
 from broker.model import U64_MAX, Position, is_session_name, parse_position
 from broker.worker.channels import Overflow, Start, StartAt
+
+if TYPE_CHECKING:
+    from broker.worker.seeking import Seek
 
 DIGITS_MAX = 18
 
@@ -33,6 +37,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
         presence: Tell it who comes and goes.
         takeover: Open the session again if it was evicted or closed.
         committed: What is stored of the consumer; known once it was asked for.
+        seek: Finds the start where a client knows no position.
     """
 
     start: Start = Start()
@@ -42,6 +47,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     presence: bool = False
     takeover: bool = False
     committed: Position | None = None
+    seek: Seek | None = None
 
 
 def read_reading(wanted: Mapping[str, object], max_entries: int) -> Reading:

@@ -98,5 +98,5 @@ class Subscriptions:
         }
         if sub.ref is not None:
             data["ref"] = sub.ref
-        connection.send(connection.format.notice("error", data))
+        connection.notify("error", data)
         self.end(sub)

@@ -24,6 +24,9 @@ from broker.worker.channels import Channels, State, Subscription
 from broker.worker.commands import Commands
 from broker.worker.connection import Connection
 from broker.worker.dispatcher import Dispatcher
+from broker.worker.doorway import Doorway
+from broker.worker.edges.parts import Parts
+from broker.worker.edges.routes import make_edges
 from broker.worker.entrance import Entrance
 from broker.worker.evictions import Evictions
 from broker.worker.heartbeat import HeartbeatWheel
@@ -75,7 +78,6 @@ class Worker:
             values,
             lambda: board.get(READER_ROW, b.REDIS_IDENTITY),
         )
-        self.history = History(settings, self._archive)
         hub = Hub(values, self._fall_behind)
         self._plane = ControlPlane(boot, settings, values)
         self._members = Members(self._plane, lambda: hub.busy)
@@ -141,7 +143,21 @@ class Worker:
             self._refuses_watch,
         )
         applications = Applications(values, self._entrance, self._plane)
-        self._commands = Commands(values, requests.handlers, applications.handle)
+        commands = Commands(values, requests.handlers, applications.handle)
+        doorway = Doorway(settings, self.reception)
+        parts = Parts(
+            settings=settings,
+            values=values,
+            doorway=doorway,
+            commands=commands,
+            applications=applications,
+            subscriptions=self._subscriptions,
+            entrance=self._entrance,
+            archive=self._archive,
+            history=History(settings, self._archive),
+            plane=self._plane,
+        )
+        self.edges = make_edges(parts)
         probe, _new = self._channels.get_or_add(f"_probe:{boot.pod}")
         probe.pinned = True
         self._drained(receiver.cursor)
@@ -179,7 +195,14 @@ class Worker:
         if connection.identity is None:
             self.reception.hear_stranger(connection, payload)
         else:
-            self._commands.handle(connection, payload)
+            connection.dialect.hear(connection, payload)
+
+    def handle_binary(self, connection: Connection, payload: bytes) -> None:
+        """A client sent bytes that are no text."""
+        if connection.identity is None:
+            connection.close(Disconnect.UNSUPPORTED_DATA)
+        else:
+            connection.dialect.hear_binary(connection, payload)
 
     def handle_drained(self, connection: Connection) -> None:
         """A blocked socket takes bytes again: its subscriptions catch up."""

@@ -42,6 +42,12 @@ class NullSocket:
     def send(self, data: bytes) -> None:
         pass
 
+    def notify(self, event: str, data: object, session: str | None = None) -> None:
+        pass
+
+    def hold(self, frame: bytes) -> None:
+        pass
+
     def queue_rest(self, data: bytes, written: int) -> None:
         pass
 
@@ -128,7 +134,7 @@ def main() -> None:
         for _ in range(count):
             sub = Subscription(NullSocket(), channel, Start(), Overflow.LAG, None)
             sub.state = State.LIVE
-            channel.live[0][sub] = -1
+            channel.live.setdefault(NATIVE, {})[sub] = -1
         show(
             f"publish to {count} sockets, without the system call, each",
             count,

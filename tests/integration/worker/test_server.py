@@ -18,13 +18,13 @@ from broker.protocols import websocket
 from broker.ring import board as b
 from broker.ring.receiver import Receiver
 from broker.ring.segment import Segment
-from broker.worker import server as module
 from broker.worker.connection import (
     TCP_NOTSENT_LOWAT,
     USER_TIMEOUT_MS,
     Connection,
     prepare_listening,
 )
+from broker.worker.edges import native as module
 from broker.worker.server import Server
 from broker.worker.worker import READER_ROW, Worker
 from tests.harness import http, wire
@@ -61,9 +61,7 @@ class Front:
         values = self._slots.row(1)
         receiver = Receiver(self._segment)
         self.worker = Worker(boot, self._settings, receiver, self.board, values)
-        self._server = Server(
-            self._settings, self.worker.reception, self.worker.history.handle
-        )
+        self._server = Server(self._settings, values, self.worker.edges)
         self.handlers: list[weakref.ref[asyncio.Protocol]] = []
         self.board.set(READER_ROW, b.REDIS_UP, 1)
         self.address: Address = ("", 0)

@@ -314,7 +314,7 @@ def new_sub(
     sub.state = state
     sub.announced = True
     if state is State.LIVE:
-        channel.live[socket.format.index][sub] = socket.fd
+        channel.live.setdefault(socket.format, {})[sub] = socket.fd
     else:
         channel.behind[sub] = None
     return sub

@@ -71,7 +71,7 @@ def test_a_channel_is_needed_while_anybody_reads_it() -> None:
     behind = new_sub(channel, FakeSocket(NATIVE), state=State.REPLAYING)
     assert channel.everybody() == [live, behind]
     needed.append(channel.needed)
-    channel.live[SSE.index].clear()
+    channel.live[SSE].clear()
     needed.append(channel.needed)
     channel.behind.clear()
     needed.append(channel.needed)

@@ -16,6 +16,7 @@ from broker.protocols.formats import NATIVE
 from broker.protocols.native import BadFrame, ClientFrame
 from broker.worker.commands import WAITING_MAX, Commands
 from broker.worker.connection import Connection
+from broker.worker.dialect import Dialect
 from broker.worker.handshake import Refusal
 
 
@@ -23,7 +24,7 @@ class Line(Connection):
     """A connection that keeps what it is sent."""
 
     def __init__(self) -> None:
-        super().__init__(cast("Any", None), NATIVE, everybody(""), "")
+        super().__init__(cast("Any", None), Dialect(NATIVE), everybody(""), "")
         self.sent: list[dict[str, Any]] = []
         self.closed_with: Disconnect | None = None
 

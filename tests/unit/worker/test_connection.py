@@ -18,6 +18,8 @@ from broker.protocols.formats import NATIVE, SSE, Format
 from broker.worker import connection as module
 from broker.worker.channels import Subscription
 from broker.worker.connection import Connection, prepare_listening
+from broker.worker.dialect import Dialect
+from broker.worker.edges.native import NativeDialect
 from broker.worker.hub import Hub
 from tests.harness import wire
 from tests.harness.wire import FrameReader, WireFrame, client_frame
@@ -45,6 +47,9 @@ class Keeper:
         self.spoken.set()
         if self.answer:
             connection.send(self.answer)
+
+    def handle_binary(self, connection: Connection, payload: bytes) -> None:
+        connection.close(Disconnect.UNSUPPORTED_DATA)
 
     def handle_drained(self, connection: Connection) -> None:
         del connection
@@ -124,6 +129,8 @@ class Line:
 
 Dial = Callable[..., Awaitable[Line]]
 
+DIALECTS = {NATIVE: NativeDialect(lambda *_: None), SSE: Dialect(SSE)}
+
 
 @pytest.fixture
 async def dial() -> AsyncIterator[Dial]:
@@ -141,7 +148,7 @@ async def dial() -> AsyncIterator[Dial]:
         opened.append(ours)
         transport, _ = await loop.connect_accepted_socket(asyncio.Protocol, theirs)
         keeper = Keeper()
-        connection = Connection(keeper, format_, None, "")
+        connection = Connection(keeper, DIALECTS[format_], None, "")
         connections.append(connection)
         parser = None if format_ is SSE else websocket.FrameParser(1000)
         connection.attach(transport, parser)
@@ -201,7 +208,7 @@ async def test_fan_out_writes_to_the_descriptor_while_it_may(
     channel = new_channel()
     sub = new_sub(channel, line.connection)
     line.connection.subs[SESSION] = sub
-    (live, _sse) = channel.live
+    (live,) = channel.live.values()
     fallen: list[Subscription] = []
     hub = Hub(values, lambda sub, *_: fallen.append(sub))
     assert live[sub] == line.connection.fd >= 0

@@ -9,6 +9,7 @@ import pytest
 from broker.disconnect import Disconnect
 from broker.protocols.formats import NATIVE, SSE, Format
 from broker.worker.connection import Connection
+from broker.worker.dialect import Dialect
 from broker.worker.heartbeat import SLOTS, HeartbeatWheel
 
 
@@ -16,7 +17,7 @@ class Beating(Connection):
     """A connection that takes note of what the wheel does."""
 
     def __init__(self, wire: Format = NATIVE) -> None:
-        super().__init__(cast("Any", None), wire, None, "")
+        super().__init__(cast("Any", None), Dialect(wire), None, "")
         self.sent: list[bytes] = []
         self.cut: Disconnect | None = None
 

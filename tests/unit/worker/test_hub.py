@@ -26,7 +26,7 @@ class Fallen:
     ) -> None:
         self.list.append((sub, position, state))
         sub.state = state
-        for live in sub.channel.live:
+        for live in sub.channel.live.values():
             live.pop(sub, None)
 
 

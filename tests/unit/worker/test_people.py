@@ -7,6 +7,7 @@ from typing import Any, cast
 from broker.control.identity import everybody
 from broker.protocols.formats import NATIVE
 from broker.worker.connection import Connection
+from broker.worker.dialect import Dialect
 from broker.worker.people import People
 
 
@@ -14,7 +15,7 @@ class Someone(Connection):
     """A connection that is open without a socket."""
 
     def __init__(self, user: str, session: str = "") -> None:
-        super().__init__(cast("Any", None), NATIVE, everybody(user), session)
+        super().__init__(cast("Any", None), Dialect(NATIVE), everybody(user), session)
         self.is_open = True
 
     @property

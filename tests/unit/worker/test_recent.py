@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from broker.model import FIRST_ID
+from broker.protocols.formats import NATIVE
 from broker.ring.layout import Kind
 from broker.worker import recent as module
 from broker.worker.recent import Page, Recent
@@ -130,6 +131,6 @@ def test_the_cache_of_pages_is_bounded(ring: Ring) -> None:
     """Pages are dropped rather than kept without end."""
     recent = Recent(ring.number, 0, at(0))
     large = Page(bytes(module.CACHE_BYTES_MAX // 2 + 1), at(1), 1, {}, 0, None)
-    recent.keep(0, at(1), large)
-    recent.keep(0, at(2), large)
-    assert list(recent.pages) == [(0, at(2))]
+    recent.keep(NATIVE, at(1), large)
+    recent.keep(NATIVE, at(2), large)
+    assert list(recent.pages) == [(NATIVE, at(2))]

@@ -30,6 +30,7 @@ from broker.worker.archive import Archive
 from broker.worker.catchup import Catchup
 from broker.worker.channels import Channels, Overflow, State, Subscription
 from broker.worker.connection import Connection
+from broker.worker.dialect import Dialect
 from broker.worker.dispatcher import Dispatcher
 from broker.worker.hub import Hub
 from broker.worker.limits import Limits
@@ -195,7 +196,7 @@ class Client(Connection):
     """A connection whose socket keeps accounts instead of sending."""
 
     def __init__(self, owner: WorkerProcess, wire: Format) -> None:
-        super().__init__(cast("Any", owner), wire, everybody(""), "")
+        super().__init__(cast("Any", owner), Dialect(wire), everybody(""), "")
         self._worker = owner
         self.accounts: dict[str, Account] = {}
         self.room = -1

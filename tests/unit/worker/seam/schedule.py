@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from broker.model import FIRST_ID, U64_MAX, Position, StreamId
-from broker.protocols.formats import FORMATS
+from broker.protocols.formats import NATIVE, SSE
 from broker.worker.channels import Overflow, Start, StartAt, State
 from tests.fakes import FakeClock
 from tests.unit.worker.seam.account import Account, Broken
@@ -25,6 +25,8 @@ SESSIONS = ("a", "b")
 CLIENTS_MAX = 8
 REST_ROUNDS = 400
 SWEEP_ROUNDS = 20
+
+FORMATS = (NATIVE, SSE)
 
 Step = Callable[["Schedule", int], None]
 
