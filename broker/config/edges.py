@@ -15,7 +15,7 @@ class EdgeSettings(BaseModel):
     protocols: str = Field(
         ",".join(PROTOCOLS),
         description="Foreign protocols that are served beside broker.v1, separated by "
-        f"commas: any of {', '.join(PROTOCOLS)}; empty for none.",
+        f"commas: any of {', '.join(PROTOCOLS)}; or none.",
     )
     council_session: str = Field(
         "",
@@ -28,17 +28,20 @@ class EdgeSettings(BaseModel):
         "does.",
     )
 
+    console_session: str = Field(
+        "", description="Session that the console opens first; empty for none."
+    )
+
     @field_validator("protocols")
     @classmethod
     def _protocols_are_known(cls, text: str) -> str:
-        unknown = set(_names(text)) - set(PROTOCOLS)
-        if unknown:
-            raise ValueError(f"may have {', '.join(PROTOCOLS)}")
+        if text.strip().lower() != "none" and set(_names(text)) - set(PROTOCOLS):
+            raise ValueError(f"is none, or some of {', '.join(PROTOCOLS)}")
         return text
 
-    @field_validator("council_session")
+    @field_validator("council_session", "console_session")
     @classmethod
-    def _council_session_is_one(cls, name: str) -> str:
+    def _session_is_one(cls, name: str) -> str:
         if name and not is_session_name(name):
             raise ValueError("must be the name of a session, or empty")
         return name
@@ -46,7 +49,7 @@ class EdgeSettings(BaseModel):
     @property
     def served_protocols(self) -> frozenset[str]:
         """The entries of ``protocols``."""
-        return frozenset(_names(self.protocols))
+        return frozenset(_names(self.protocols)) - {"none"}
 
 
 def _names(text: str) -> list[str]:

@@ -268,6 +268,25 @@ def test_origins_are_a_comma_separated_list():
     assert load(origins="*").allowed_origins == {"*"}
 
 
+def test_protocols_are_a_comma_separated_list():
+    """All foreign protocols are served unless some or none are named."""
+    assert load().served_protocols == {"openhands", "council"}
+    assert load(protocols="Council ,").served_protocols == {"council"}
+    assert load(protocols="none").served_protocols == frozenset()
+
+
+def test_unknown_protocols_are_refused():
+    """The error names what there is."""
+    assert "openhands, council" in refusal(protocols="openhands,mqtt")
+
+
+@pytest.mark.parametrize("name", ["council_session", "console_session"])
+def test_sessions_of_settings_must_be_names(name: str):
+    """What no client could read is no session either."""
+    assert getattr(load(**{name: "room:1"}), name) == "room:1"
+    assert f"BROKER_{name.upper()}" in refusal(**{name: "../etc"})
+
+
 @pytest.mark.parametrize("origins", ["app.example.com", "https://a.example/path"])
 def test_what_is_no_origin_is_refused(origins: str):
     """An origin that can never match would lock everybody out silently."""

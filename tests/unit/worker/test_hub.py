@@ -7,7 +7,7 @@ import pytest
 from broker.metrics import catalog
 from broker.metrics.slots import Row
 from broker.model import Position
-from broker.protocols.formats import NATIVE, SSE
+from broker.protocols.formats import NATIVE, SSE, NativeFormat
 from broker.worker import hub as module
 from broker.worker.channels import Channel, State, Subscription
 from broker.worker.hub import Hub
@@ -75,6 +75,47 @@ def test_each_format_has_its_own_bytes(hub: Hub, channel: Channel, ring: Ring) -
     hub.do_work()
     assert story(native) == story(sse) == [1, 2]
     assert native.sent != sse.sent
+
+
+class OddFormat(NativeFormat):
+    """Shows odd ordinals only, and counts what it was asked to encode."""
+
+    def __init__(self) -> None:
+        self.encoded: list[int] = []
+
+    def recorded(self, ms: int, n: int, seq: int, payload: bytes) -> bytes:
+        self.encoded.append(seq)
+        return super().recorded(ms, n, seq, payload) if seq % 2 else b""
+
+
+def test_a_format_encodes_each_event_once(
+    hub: Hub, channel: Channel, ring: Ring
+) -> None:
+    """However many sockets use it, live at once or from the queue."""
+    wire = OddFormat()
+    sockets = [FakeSocket(wire) for _ in range(3)]
+    for socket in sockets:
+        new_sub(channel, socket)
+    hub.do_work()
+    publish(hub, channel, ring, 1, 1)
+    publish(hub, channel, ring, 2, 5)
+    assert wire.encoded == [1, 2, 3, 4, 5]
+    assert [story(socket) for socket in sockets] == [[1, 3, 5]] * 3
+
+
+def test_what_a_format_does_not_show_is_not_written(
+    hub: Hub, channel: Channel, ring: Ring, fallen: Fallen
+) -> None:
+    """Its clients stay live, the others get it, and the tip moves."""
+    hidden, native = FakeSocket(OddFormat()), FakeSocket()
+    hidden.blocked = True
+    new_sub(channel, hidden)
+    new_sub(channel, native)
+    publish(hub, channel, ring, 2, 2)
+    hub.do_work()
+    assert not fallen.list
+    assert story(native) == [2]
+    assert channel.tip == at(2)
 
 
 def test_the_tip_moves_without_readers(hub: Hub, channel: Channel, ring: Ring) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from broker.entry import Skipped
 from broker.model import Position
-from broker.protocols.formats import NATIVE, SSE, Format
+from broker.protocols.formats import NATIVE, SSE, Format, NativeFormat
 from broker.ring.layout import Kind
 from broker.ring.records import pack_gap, pack_skipped
 from broker.store.loss import Anchor, Reset, StreamInfo
@@ -86,6 +86,58 @@ def test_transient_entries_leave_a_hole_that_is_told(ring: Ring) -> None:
     }
     assert said(page) == [1, told, 4]
     assert page.lost == {"transient": 2}
+
+
+class Keeping:
+    """An editor that holds the newest even event, and sends odd ones in pairs."""
+
+    def __init__(self) -> None:
+        self.held = b""
+        self._odd = b""
+
+    def add(self, frame: bytes) -> bytes:
+        (event,) = frames_in(NATIVE, frame)
+        if not event["seq"] % 2:
+            self.held = frame
+            return b""
+        if not self._odd:
+            self._odd = frame
+            return b""
+        pair, self._odd = self._odd + frame, b""
+        return pair
+
+    def finish(self) -> bytes:
+        rest, self._odd = self._odd, b""
+        return rest
+
+
+class EditedFormat(NativeFormat):
+    """The native frames, looked over before they are replayed."""
+
+    def editor(self) -> Keeping:  # type: ignore[override]
+        return Keeping()
+
+
+def test_an_editor_sees_each_frame_of_a_page(ring: Ring) -> None:
+    """What it keeps back comes at the end of the page, what it holds beside it."""
+    ring.base()
+    ring.events(1, 5)
+    page = from_ring(ring, 5, builder(0, EditedFormat()))
+    assert page is not None
+    assert said(page) == [1, 3, 5]
+    assert [frame["seq"] for frame in frames_in(NATIVE, page.held)] == [4]
+    assert page.end == at(5)
+
+
+def test_what_an_editor_keeps_back_comes_before_a_notice(ring: Ring) -> None:
+    """A gap is told where it is, not before what came earlier."""
+    ring.base()
+    ring.event(1)
+    ring.event(2, transient=True)
+    ring.event(3)
+    page = from_ring(ring, 3, builder(0, EditedFormat()))
+    assert page is not None
+    assert names(page) == ["e", "gap", "e"]
 
 
 def test_a_hole_at_the_end_is_told_with_the_next_page(ring: Ring) -> None:
