@@ -97,11 +97,13 @@ def remove_state(path: Path | None = None) -> None:
 def dev_settings(settings: Settings) -> Settings:
     """Change what was not set to what suits a single developer.
 
-    Two workers, a quiet log, a shutdown without waiting, and free ports where the
-    usual ones are taken.
+    Two workers, the console, a quiet log, a shutdown without waiting, and free ports
+    where the usual ones are taken.
     """
     wanted: dict[str, object] = {
         "workers": WORKERS,
+        "console": True,
+        "console_session": SESSION,
         "log_level": "warning",
         "drain_delay_s": 0.0,
         "drain_s": 0.5,
@@ -156,6 +158,7 @@ def _greet(console: Console, settings: Settings, addresses: Addresses) -> None:
     """Say where everything is, in commands that work when pasted into a shell."""
     url = addresses.public
     lines = [
+        *([f"console  {url}/console"] if settings.console else []),
         f"clients  {url}/v1/ws/{SESSION}".replace("http", "ws", 1),
         f"admin    {addresses.admin}",
         f"redis    {settings.redis_address}",

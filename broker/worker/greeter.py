@@ -16,6 +16,8 @@ from broker.worker.handshake import TERMINAL, Refusal, Wanted
 log = structlog.get_logger(__name__)
 
 FRAME_BYTES_MAX = 16 * 1024
+EARLY_FRAMES_MAX = 4
+"""Frames that a connection may send while its first one is judged."""
 SHARE_OF_CONNECTIONS = 10
 """At most one in so many of the connections that a worker may have."""
 
@@ -36,6 +38,7 @@ class Greeter:
         self._most = max(1, settings.max_connections // SHARE_OF_CONNECTIONS)
         self._enter = enter
         self._waiting: dict[Connection, tuple[Wanted, float]] = {}
+        self._early: dict[Connection, list[bytes]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -54,22 +57,29 @@ class Greeter:
         self._waiting.pop(connection, None)
 
     def hear(self, connection: Connection, payload: bytes) -> None:
-        """Take the one frame that a connection may send before it is known."""
+        """Take the first frame of a connection; what follows waits for the verdict."""
         wanted, _due = self._waiting.pop(connection, (None, 0.0))
         if wanted is None:
-            # A second frame before the first one was judged.
-            connection.close(Disconnect.UNAUTHORIZED)
+            self._keep(connection, payload)
             return
         try:
             token = connection.dialect.read_token(payload)
         except BadFrame:
             connection.close(Disconnect.UNAUTHORIZED)
             return
+        self._early[connection] = []
         task = asyncio.get_running_loop().create_task(
             self._judge(connection, wanted, token)
         )
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _keep(self, connection: Connection, payload: bytes) -> None:
+        early = self._early.get(connection)
+        if early is None or len(early) >= EARLY_FRAMES_MAX:
+            connection.close(Disconnect.UNAUTHORIZED)
+        else:
+            early.append(payload)
 
     async def _judge(
         self, connection: Connection, wanted: Wanted, token: str | None
@@ -82,6 +92,12 @@ class Greeter:
         except Exception:
             log.exception("auth_failed")
             connection.close(Disconnect.INTERNAL)
+        else:
+            for payload in self._early.get(connection, ()):
+                if connection.open:
+                    connection.dialect.hear(connection, payload)
+        finally:
+            self._early.pop(connection, None)
 
     def drain(self) -> None:
         """Send everybody who waits to another pod."""

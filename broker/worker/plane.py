@@ -141,6 +141,16 @@ class ControlPlane:
         except TimeoutError:
             raise StoreUnavailable("no connection to Redis") from None
 
+    async def add(self, command: Command) -> str:
+        """Send an ``XADD``; returns the id of the entry.
+
+        Raises:
+            StoreUnavailable: Redis is away; it may or may not be stored.
+            StoreRefused: Redis cannot do it.
+        """
+        added: bytes = await self._upstream_standing.use().call(*command)
+        return added.decode()
+
     # Who comes and goes.
 
     def entered(self, user: str, session: str, connection: str, protocol: str) -> None:

@@ -136,13 +136,16 @@ class Reception:
         return None
 
     def check_waiting_room(self) -> None:
-        """Refuse one more connection without a token, if many are waiting.
+        """Refuse one more connection that has not said yet who it is.
 
         Raises:
-            Refusal: As many wait as may, or the worker is going away.
+            Refusal: As many wait as may, or nobody can be let in now.
         """
-        if self.draining or self._greeter.full:
-            raise Refusal("draining" if self.draining else "too_many_connections")
+        reason = "draining" if self.draining else self._refusal("")
+        if not reason and self._greeter.full:
+            reason = "too_many_connections"
+        if reason:
+            raise Refusal(reason)
 
     # Connections.
 

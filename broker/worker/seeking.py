@@ -86,7 +86,7 @@ class Seeker(Generic[K]):
             StoreError: The stream cannot be read.
         """
         info = await self._archive.info(self._session)
-        if info is None or not info.added:
+        if info is None:
             return RETAINED
         if not info.length:
             # Nobody knows whether what was removed had been seen.

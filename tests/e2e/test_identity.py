@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jwt
+import orjson
 import pytest
 
 from broker.store.embedded import EmbeddedServer
@@ -17,6 +18,7 @@ from tests.harness.client import Refused, WebSocketClient, request_head
 from tests.harness.publisher import Author
 from tests.harness.servers import BrokerServer
 from tests.harness.tokens import SECRET, bearer, now_s, token
+from tests.harness.wire import TEXT, client_frame
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +104,24 @@ async def test_a_token_in_the_first_frame_opens_the_session(
 
     assert (welcome["event"], welcome["data"]["user"]) == ("welcome", "bob")
     assert subscribed["data"]["resume"] == "complete"
+    client.cut()
+
+
+async def test_what_follows_the_token_at_once_waits_for_the_verdict(
+    guarded: BrokerServer, session: str
+) -> None:
+    """A client may send its first frames as one; more than a few end it."""
+    client = await enter(guarded, f"/v1/ws/{session}", None)
+    client.send({"cmd": "auth", "data": {"token": token("bob")}})
+    client.send({"cmd": "ping", "id": "p1"})
+    pong = await client.until("pong")
+    hasty = await enter(guarded, f"/v1/ws/{session}", None)
+    auth = orjson.dumps({"cmd": "auth", "data": {"token": token("bob")}})
+    frames = [auth, *[b'{"cmd":"ping"}'] * 10]
+    hasty.send_raw(b"".join(client_frame(TEXT, frame) for frame in frames))
+
+    assert pong["data"]["ref"] == "p1"
+    assert (await hasty.wait_ended()).code == 4501
     client.cut()
 
 
