@@ -3,97 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
-import orjson
 import pytest
 from aiohttp import web
 
-from broker.client import tail as tails
+from broker.client import follow as following
 from broker.client.tail import Ending, Frame, Tail, backoff_s
-
-Act = Callable[["Script", web.Request], Awaitable[web.StreamResponse]]
-
-
-class Script:
-    """A server on loopback that meets each connection with the next act.
-
-    Attributes:
-        asked: The ``last_event_id`` of each connection, None where it had none.
-    """
-
-    def __init__(self, acts: Sequence[Act]) -> None:
-        self._acts = list(acts)
-        self.asked: list[str | None] = []
-        self.url = ""
-
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        self.asked.append(request.query.get("last_event_id"))
-        return await self._acts.pop(0)(self, request)
-
-
-Play = Callable[..., Awaitable[Script]]
-
-
-@pytest.fixture
-async def play() -> AsyncIterator[Play]:
-    """Starts a server that plays the acts given to it."""
-    runners: list[web.AppRunner] = []
-
-    async def start(*acts: Act) -> Script:
-        script = Script(acts)
-        app = web.Application()
-        app.router.add_get("/v1/ws/{session}", script.handle)
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await runner.setup()
-        runners.append(runner)
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        script.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        return script
-
-    yield start
-    for runner in runners:
-        await runner.cleanup()
-
-
-def sends(*frames: dict[str, Any], code: int | None = None, cut: bool = False) -> Act:
-    """Accept, send frames, then close with *code*, cut the connection, or wait."""
-
-    async def act(script: Script, request: web.Request) -> web.StreamResponse:
-        socket = web.WebSocketResponse(protocols=("broker.v1",))
-        await socket.prepare(request)
-        for frame in frames:
-            await socket.send_str(orjson.dumps(frame).decode())
-        if cut:
-            assert request.transport is not None
-            request.transport.abort()
-        elif code is not None:
-            await socket.close(code=code, message=b"because")
-        else:
-            await socket.receive()
-        return socket
-
-    return act
-
-
-def refuses(status: int, **headers: str) -> Act:
-    async def act(script: Script, request: web.Request) -> web.StreamResponse:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return web.json_response({"error": "no"}, status=status, headers=named)
-
-    return act
-
-
-def event(position: str) -> dict[str, Any]:
-    return {"id": position, "session": "s1", "event": "e", "data": {"a": 1}}
-
-
-def about(name: str, **data: Any) -> dict[str, Any]:
-    return {"event": name, "session": "s1", "data": data}
-
-
-THE_END = sends(code=4504)
+from tests.unit.client.conftest import Play
+from tests.unit.client.script import THE_END, Script, about, event, refuses, sends
 
 
 class Seen:
@@ -118,11 +36,6 @@ async def follow(script: Script, start: str | None = None) -> tuple[Ending, Seen
     tail = Tail(script.url, "s1", start=start, on_frame=seen.frame, on_pause=seen.pause)
     async with asyncio.timeout(8):
         return await tail.run(), seen
-
-
-@pytest.fixture(autouse=True)
-def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tails, "FIRST_BACKOFF_S", 0.01)
 
 
 async def test_cut_connection_resumes_after_the_last_event(play: Play):
@@ -281,24 +194,19 @@ async def test_nobody_listening_is_tried_again():
 
 async def test_subprotocol_is_offered(play: Play):
     """With broker.v1 the server says terminal refusals by close code."""
-    offered: list[str | None] = []
+    script = await play(THE_END)
+    await follow(script)
 
-    async def note(script: Script, request: web.Request) -> web.StreamResponse:
-        offered.append(request.headers.get("Sec-WebSocket-Protocol"))
-        return await THE_END(script, request)
-
-    await follow(await play(note))
-
-    assert offered == ["broker.v1"]
+    assert script.offered == ["broker.v1"]
 
 
 def test_backoff_has_full_jitter_and_a_bound(monkeypatch: pytest.MonkeyPatch):
     """Waits grow, stay bounded, and spread over the whole range."""
-    monkeypatch.setattr(tails, "FIRST_BACKOFF_S", 0.5)
+    monkeypatch.setattr(following, "FIRST_BACKOFF_S", 0.5)
     waits = [backoff_s(100) for _ in range(400)]
 
     assert all(0 <= backoff_s(0) <= 0.5 for _ in range(100))
-    assert max(waits) <= tails.MAX_BACKOFF_S
+    assert max(waits) <= following.MAX_BACKOFF_S
     assert min(waits) < 3
     assert max(waits) > 27
 
