@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet
-UV_COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal \
+UV_COMPILE := $(BIN)/uv pip compile --quiet --universal \
 	--generate-hashes --no-emit-index-url --no-header --no-config
 
 # More arguments for pytest: make test ARGS="-k ring -x"
@@ -15,15 +15,21 @@ ARGS ?=
 # Stamps: nothing is installed again until a lock file or pyproject.toml changes.
 RUN_READY := $(VENV)/.run-ready
 DEV_READY := $(VENV)/.dev-ready
+CLIENTS_READY := $(VENV)/.clients-ready
 
-.PHONY: run test check bench fmt lock clean
+.PHONY: run test clients check bench fmt lock clean
 .DELETE_ON_ERROR:
 
 run: $(RUN_READY)
 	@$(BIN)/broker dev
 
+# Two at a time: most tests wait for something. One file stays with one process.
 test: $(DEV_READY)
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+
+# What the tests of browsers and of foreign clients need besides Node.js and Chromium;
+# they are left out of `make test` where it is not there.
+clients: $(CLIENTS_READY)
 
 check: $(DEV_READY)
 	$(BIN)/ruff format --check .
@@ -42,10 +48,12 @@ fmt: $(DEV_READY)
 # Newest versions that pyproject.toml allows; both files agree on what they share.
 lock: $(DEV_READY)
 	$(INSTALL) 'uv>=0.9'
-	rm -f requirements.lock requirements-dev.lock
-	$(UV_COMPILE) --extra dev --group build -o requirements.lock
-	$(UV_COMPILE) --extra dev --group build --group test --group check \
+	rm -f requirements.lock requirements-dev.lock requirements-browser.lock
+	$(UV_COMPILE) pyproject.toml --extra dev --group build -o requirements.lock
+	$(UV_COMPILE) pyproject.toml --extra dev --group build --group test --group check \
 		--constraint requirements.lock -o requirements-dev.lock
+	$(UV_COMPILE) --group browser \
+		--constraint requirements-dev.lock -o requirements-browser.lock
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache \
@@ -66,3 +74,9 @@ $(DEV_READY): requirements-dev.lock pyproject.toml | $(BIN)/python
 	$(INSTALL) --require-hashes -r requirements-dev.lock
 	$(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $(RUN_READY) $@
+
+$(CLIENTS_READY): requirements-browser.lock tests/clients/package-lock.json $(DEV_READY)
+	$(INSTALL) --require-hashes -r requirements-browser.lock
+	npm ci --prefix tests/clients --ignore-scripts --no-audit --no-fund
+	node tests/clients/fetch_canvas.mjs
+	@touch $@

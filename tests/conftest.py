@@ -20,6 +20,7 @@ from tests.harness.publisher import Author, connect
 from tests.harness.recorder import Recorder
 from tests.harness.redis_server import new_server
 from tests.harness.servers import BrokerServer
+from tests.harness.tools import left_out
 from tests.harness.watcher import MultiWatcher, Watcher
 
 # The same examples on every run of CI: a new one is for a developer to find, and no
@@ -31,6 +32,12 @@ hypothesis.settings.load_profile("steady")
 
 
 FAILED = pytest.StashKey[bool]()
+
+
+def pytest_report_header() -> list[str]:
+    """Say which tests are left out because of what is not on this machine."""
+    return left_out()
+
 
 StartBroker = Callable[..., BrokerServer]
 StartRedis = Callable[..., EmbeddedServer]

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Literal
 
 TokenReason = Literal["connect", "expiring", "expired", "refused"]
-"""Why a token is asked for: there is none yet, it ends soon, has ended, or is refused."""
+"""Why one is asked for: there is none yet, it ends soon, has ended, or is refused."""
 
 TokenProvider = Callable[[TokenReason], Awaitable[str]]
 

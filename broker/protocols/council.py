@@ -138,7 +138,7 @@ class CouncilFormat:
         timestamp = self._clock.stamp_now()
         return _envelope(name, timestamp, b"", orjson.dumps(body))
 
-    def editor(self, lagging: bool = True) -> Editor | None:
+    def editor(self, lagging: bool) -> Editor | None:
         """Merges chunks for a client whose socket is behind.
 
         Args:

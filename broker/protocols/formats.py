@@ -37,11 +37,14 @@ class Format(Protocol):
         name: What operators call it; a label of metrics.
         heartbeat: What is sent to keep an idle connection.
         answers: Whether a living client answers a heartbeat, if only by a pong.
+        shared: Whether the same entries are the same bytes at any time: then a page of
+            them that was made for one subscription serves others as well.
     """
 
     name: str
     heartbeat: bytes
     answers: bool
+    shared: bool
 
     def event(self, session: bytes, ms: int, n: int, seq: int, event: Event) -> bytes:
         """A published event; *seq* 0 is unknown."""
@@ -61,8 +64,14 @@ class Format(Protocol):
         """An event of the broker itself."""
         ...
 
-    def editor(self) -> Editor | None:
-        """For one page of a replay; None where frames are sent as they are."""
+    def editor(self, lagging: bool) -> Editor | None:
+        """For one page of a replay; None where frames are sent as they are.
+
+        Args:
+            lagging: Whether it is for a socket that could not keep up, and not for a
+                client that has asked for the past. Pages that are shared must not
+                depend on it.
+        """
         ...
 
 
@@ -72,6 +81,7 @@ class NativeFormat:
     name = "websocket"
     heartbeat = websocket.ping_frame() + websocket.text_frame(native.HEARTBEAT)
     answers = True
+    shared = True
 
     def event(self, session: bytes, ms: int, n: int, seq: int, event: Event) -> bytes:
         """A published event as one text frame."""
@@ -93,9 +103,9 @@ class NativeFormat:
         """An event of the broker itself as one text frame."""
         return websocket.text_frame(native.notice_json(event, data, session))
 
-    def editor(self) -> None:
+    def editor(self, lagging: bool) -> None:
         """Nothing is left out or put together."""
-        return
+        del lagging
 
 
 class SseFormat:
@@ -104,6 +114,7 @@ class SseFormat:
     name = "sse"
     heartbeat = sse.HEARTBEAT
     answers = False
+    shared = True
 
     def event(self, session: bytes, ms: int, n: int, seq: int, event: Event) -> bytes:
         """A published event as a block that moves the client's position."""
@@ -131,9 +142,9 @@ class SseFormat:
         """An event of the broker itself; leaves the client's position alone."""
         return sse.data_block(native.notice_json(event, data, session))
 
-    def editor(self) -> None:
+    def editor(self, lagging: bool) -> None:
         """Nothing is left out or put together."""
-        return
+        del lagging
 
 
 NATIVE: Final[Format] = NativeFormat()

@@ -368,9 +368,17 @@ class Catchup:
         built = shared.built.get(question)
         if built is None:
             newest: Newest | None = {} if conflates else None
-            builder = PageBuilder(sub.channel, wire, sub.position, newest, sub.hole)
+            builder = PageBuilder(
+                sub.channel,
+                wire,
+                sub.position,
+                newest,
+                sub.hole,
+                sub.state is State.LAGGING,
+            )
             built = build_from_store(builder, read, anchor, self._max_event_bytes)
-            shared.built[question] = built
+            if wire.shared:
+                shared.built[question] = built
         if isinstance(built, Reset):
             if sub.channel.life == shared.life:
                 sub.channel.begin_life()

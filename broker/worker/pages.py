@@ -16,7 +16,7 @@ from broker.ring.records import (
 )
 from broker.store import loss
 from broker.store.streams import EntryPage
-from broker.worker.channels import Channel, Subscription
+from broker.worker.channels import Channel, State, Subscription
 from broker.worker.hub import gap_data
 from broker.worker.recent import Hole, Newest, Page, Recent
 
@@ -41,11 +41,12 @@ class PageBuilder:
         position: Position,
         newest: Newest | None,
         hole: Hole | None,
+        lagging: bool = False,
     ) -> None:
         self._channel = channel
         self._wire = wire
         self._newest = newest
-        self._editor = wire.editor()
+        self._editor = wire.editor(lagging)
         self._simple = newest is None and self._editor is None
         self._parts: list[bytes] = []
         self._hole = hole
@@ -171,13 +172,14 @@ def next_page(
     if not recent.covers(position.id) or recent.after(position) == len(recent):
         return None
     wire = sub.socket.format
-    shared = not conflates and sub.hole is None
+    shared = wire.shared and not conflates and sub.hole is None
     if shared:
         page = recent.pages.get((wire, position))
         if page is not None:
             return page
     newest = recent.newest(receiver) if conflates else None
-    builder = PageBuilder(sub.channel, wire, position, newest, sub.hole)
+    lagging = sub.state is State.LAGGING
+    builder = PageBuilder(sub.channel, wire, position, newest, sub.hole, lagging)
     page = page_from_ring(receiver, recent, builder)
     if page is not None and shared:
         recent.keep(wire, position, page)

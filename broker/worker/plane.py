@@ -25,6 +25,7 @@ from broker.store import commands, offsets, presence, sessions
 from broker.store import revocations as revoked
 from broker.store.connection import Command, Connection
 from broker.store.scripts import load_scripts
+from broker.store.session_outcomes import Record
 from broker.store.standing import StandingConnection
 
 log = structlog.get_logger(__name__)
@@ -150,6 +151,16 @@ class ControlPlane:
         """
         added: bytes = await self._upstream_standing.use().call(*command)
         return added.decode()
+
+    async def sessions_of(self, user: str) -> list[Record]:
+        """The sessions of *user*: the open ones by start, then the ended ones.
+
+        Raises:
+            StoreUnavailable: Redis is away.
+            StoreRefused: A key is not what it should be.
+        """
+        await self.wait_up()
+        return await sessions.list_sessions(self._standing.use(), user)
 
     # Who comes and goes.
 

@@ -156,6 +156,7 @@ class Worker:
             archive=self._archive,
             history=History(settings, self._archive),
             plane=self._plane,
+            limits=limits,
         )
         self.edges = make_edges(parts)
         probe, _new = self._channels.get_or_add(f"_probe:{boot.pod}")

@@ -87,19 +87,22 @@ def act(path: str, *headers: str) -> bytes:
 # Health.
 
 
-@pytest.mark.parametrize(
-    ("path", "body"),
-    [
-        ("/alive", {"status": "ok"}),
-        ("/health", {"status": "ok"}),
-        ("/ready", {"status": "ready"}),
-    ],
-)
-async def test_health_needs_no_key(guarded: BrokerServer, path: str, body: Json):
+@pytest.mark.parametrize("path", ["/alive", "/health"])
+async def test_health_needs_no_key(guarded: BrokerServer, path: str):
     """Probes have none."""
     answer = await http.get(guarded.public, path)
 
-    assert (answer.status, answer.json()) == (200, body)
+    assert (answer.status, answer.json()) == (200, {"status": "ok"})
+
+
+async def test_readiness_needs_no_key(guarded: BrokerServer):
+    """Whatever it is just now."""
+    answer = await http.get(guarded.public, "/ready")
+
+    assert (answer.status, answer.json()["status"]) in (
+        (200, "ready"),
+        (503, "initializing"),
+    )
 
 
 async def test_the_server_names_itself_and_its_routes(guarded: BrokerServer):

@@ -8,14 +8,34 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
+import pytest
 from redis.asyncio import Redis
 
 from broker.model import StreamId, parse_stream_id
-from tests.harness.client import ConnectionEnded, Ended, Frame, WebSocketClient
+from tests.harness.client import (
+    ConnectionEnded,
+    Ended,
+    Frame,
+    Refused,
+    WebSocketClient,
+)
 from tests.harness.publisher import key_of
 from tests.harness.servers import BrokerServer
+from tests.harness.tokens import SECRET
 
 STATE = "ConversationStateUpdateEvent"
+GUARDED: dict[str, object] = {
+    "auth": "jwt",
+    "jwt_secret": SECRET,
+    "auth_timeout_s": 1,
+    "jwt_leeway_s": 0,
+    "max_sessions_per_user": 1,
+    "max_connections_per_session": 2,
+    "command_rate_per_s": 2,
+    "origins": "https://app.example",
+    "admin_token": "operator",
+}
+"""Settings of a broker that asks for keys and lets each user have one session."""
 BEGIN = datetime.fromisoformat("2026-01-01T10:00:00")
 
 
@@ -118,6 +138,20 @@ async def listen(
     """Open a socket of V1, such as ``events/<conversation>``."""
     where = f"/sockets/{path}" + (f"?{query}" if query else "")
     return await WebSocketClient.connect(at.public, where, subprotocols=(), **options)
+
+
+async def refused(
+    at: BrokerServer, path: str, query: str = "", **options: Any
+) -> Refused:
+    """Try to open a socket of V1, in vain."""
+    with pytest.raises(Refused) as caught:
+        await listen(at, path, query, **options)
+    return caught.value
+
+
+def auth(text: object, **more: object) -> dict[str, object]:
+    """The frame that shows a key."""
+    return {"type": "auth", "session_api_key": text, **more}
 
 
 async def read_until(

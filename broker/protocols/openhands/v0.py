@@ -100,6 +100,7 @@ class V0Format:
     name = "openhands_v0"
     heartbeat = PING_FRAME
     answers = True
+    shared = True
 
     def __init__(self, editor: type[Pinging]) -> None:
         self._editor = editor
@@ -132,8 +133,9 @@ class V0Format:
             return error_frame(str(data["message"]))
         return b""
 
-    def editor(self) -> Editor:
+    def editor(self, lagging: bool) -> Editor:
         """Puts pings into a replay."""
+        del lagging
         return self._editor()
 
 

@@ -48,6 +48,7 @@ class SocketFormat:
     name: str
     heartbeat = websocket.ping_frame()
     answers = True
+    shared = True
 
     def event(self, session: bytes, ms: int, n: int, seq: int, event: Event) -> bytes:
         """An event of the conversation; empty for all other entries of its stream."""
@@ -120,9 +121,9 @@ class SocketFormat:
         """The frame that tells of one."""
         raise NotImplementedError
 
-    def editor(self) -> None:
+    def editor(self, lagging: bool) -> None:
         """Nothing is left out or put together."""
-        return
+        del lagging
 
 
 class EventsFormat(SocketFormat):

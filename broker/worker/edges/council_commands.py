@@ -33,7 +33,7 @@ class Speakers:
         self._entrance = parts.entrance
         self._subscriptions = parts.subscriptions
         self._default = parts.settings.council_session
-        self._most = parts.settings.max_subscriptions_per_connection
+        self._limits = parts.limits
 
     def handle(
         self, connection: Connection, frame: ClientFrame
@@ -47,16 +47,20 @@ class Speakers:
         session = named or self._only_one(connection)
         self._applications.check(connection, session, frame.id)
         subscribes = bool(named) and self._is_news(connection, named, frame.cmd)
-        if subscribes and len(connection.subs) >= self._most:
-            raise BadFrame(
-                "too_many_subscriptions", "this connection reads enough", frame.id
-            )
+        if subscribes:
+            self._check_limits(connection, frame)
         if frame.cmd == START_SESSION and connection.user:
             return self._start(connection, session, frame, subscribes)
         if subscribes:
             return self._subscribe_and_send(connection, session, frame)
         self._send(connection, session, frame)
         return None
+
+    def _check_limits(self, connection: Connection, frame: ClientFrame) -> None:
+        if not self._limits.may_subscribe(connection.user, len(connection.subs)):
+            raise BadFrame(
+                "too_many_subscriptions", "nobody may read more than that", frame.id
+            )
 
     def _only_one(self, connection: Connection) -> str:
         if len(connection.subs) == 1:
@@ -76,6 +80,7 @@ class Speakers:
         identity = identity_of(connection)
         reading = Reading(seek=FROM_HERE)
         reading = await self._entrance.open(identity, session, reading)
+        self._check_limits(connection, frame)
         if connection.open:
             self._subscriptions.open(connection, session, reading)
             self._send(connection, session, frame)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from broker.config import Settings
 from broker.control.identity import Identity
+from broker.disconnect import Disconnect
 from broker.errors import StoreError
 from broker.model import START, Position
-from broker.store.sessions import list_sessions
 from broker.worker.archive import Archive
 from broker.worker.channels import Start, StartAt
 from broker.worker.connection import Connection
@@ -72,6 +72,8 @@ class Visit:
         Raises:
             Refusal: There is no room, or a session that was named may not be read.
         """
+        if not self._parts.limits.may_subscribe(identity.user, 0):
+            raise Refusal("too_many_connections")
         wanted = await self._host.admit(identity, wanted)
         try:
             if self._sessions is None:
@@ -109,12 +111,8 @@ class Visit:
         """Those of its user that one connection reads without evicting any."""
         if not identity.user:
             return []
-        plane = self._parts.plane
         try:
-            await plane.wait_up()
-            # The plane has no question of its own for this.
-            connection = plane._standing.use()  # noqa: SLF001
-            records = await list_sessions(connection, identity.user)
+            records = await self._parts.plane.sessions_of(identity.user)
         except StoreError as error:
             raise refusal_of(error) from None
         states = {record.session: record.state for record in records}
@@ -127,7 +125,10 @@ class Visit:
     def welcome(self, connection: Connection, wanted: Wanted) -> None:
         """Greet a connection, and subscribe it to what was opened."""
         self._host.welcome(connection, wanted)
+        limits, subs = self._parts.limits, connection.subs
         for session, reading in self._opened.items():
+            if not limits.may_subscribe(connection.user, len(subs)):
+                connection.close(Disconnect.OVERLOADED)
             if connection.open:
                 self._parts.subscriptions.open(connection, session, reading)
 

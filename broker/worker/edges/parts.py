@@ -12,6 +12,7 @@ from broker.worker.commands import Commands
 from broker.worker.doorway import Doorway
 from broker.worker.entrance import Entrance
 from broker.worker.history import History
+from broker.worker.limits import Limits
 from broker.worker.plane import ControlPlane
 from broker.worker.subscriptions import Subscriptions
 
@@ -30,6 +31,7 @@ class Parts(NamedTuple):
         archive: Reads the past from Redis.
         history: Answers questions about the past.
         plane: Sessions, presence and whatever else is kept in Redis.
+        limits: How much more there may be of what.
     """
 
     settings: Settings
@@ -42,3 +44,4 @@ class Parts(NamedTuple):
     archive: Archive
     history: History
     plane: ControlPlane
+    limits: Limits

@@ -400,7 +400,8 @@ async def test_a_body_that_does_not_come_is_given_up(
 ) -> None:
     """It takes one of few places as long as it is waited for."""
     monkeypatch.setattr(module, "BODY_S", 0.05)
-    assert b" 408 " in await front.post(b"{", {}, 100)
+    async with asyncio.timeout(4):
+        assert b" 408 " in await front.post(b"{", {}, 100)
 
 
 async def test_more_bodies_at_once_than_there_is_room_for_are_refused(

@@ -175,7 +175,8 @@ async def test_expiring_token_is_replaced_on_the_open_connection(play: Play):
 async def test_token_that_cannot_be_replaced_is_not_said_again(play: Play):
     """The broker has it already."""
     expiring = about("token_expiring", expires_in_s=60)
-    script = await play(sends(welcome(), expiring, code=4000), THE_END)
+    until_it_is_silent = sends(welcome(heartbeat_s=0.05), expiring)
+    script = await play(until_it_is_silent, THE_END)
     await follow(script, Tokens("t1"))
 
     assert script.said == []

@@ -90,6 +90,7 @@ async def test_an_issuer_that_is_away_is_no_refusal(key_server: KeyServer) -> No
 @pytest.mark.parametrize(
     "token",
     ["", "canary", "canary.canary.canary", "bk_canary", "canary\udcff", KEY + "="],
+    ids=["none", "word", "three words", "like a key", "no text", "nearly a key"],
 )
 async def test_every_refusal_reads_the_same(make: Any, token: str) -> None:
     """In all modes, and none repeats what it was given."""

@@ -57,7 +57,7 @@ def told(frames: bytes) -> list[Any]:
 
 def editor(wire: Format) -> Editor:
     """For one page of a replay."""
-    made = wire.editor()
+    made = wire.editor(lagging=False)
     assert made is not None
     return made
 

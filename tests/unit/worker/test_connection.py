@@ -317,6 +317,7 @@ async def test_pings_are_answered_and_texts_handed_on(dial: Dial) -> None:
         (client_frame(wire.TEXT, b"\xff"), 1007),
         (client_frame(wire.TEXT, b"x", masked=False), 1002),
     ],
+    ids=["binary", "too big", "no text", "unmasked"],
 )
 async def test_who_breaks_the_protocol_is_closed(
     dial: Dial, bad: bytes, code: int

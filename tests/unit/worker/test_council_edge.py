@@ -16,7 +16,6 @@ from broker.metrics.slots import Row
 from broker.store.session_outcomes import Record, State
 from broker.worker.commands import ERRORS_MAX, Commands
 from broker.worker.connection import Connection
-from broker.worker.edges import council_visit
 from broker.worker.edges.council import (
     HELD_MAX,
     HOLD_S,
@@ -83,7 +82,7 @@ def test_few_reasons_close_in_order(
     assert (opcode, int.from_bytes(payload[:2], "big")) == (8, IN_ORDER[reason])
 
 
-@pytest.mark.parametrize("reason", set(Disconnect) - IN_ORDER.keys())
+@pytest.mark.parametrize("reason", [r for r in Disconnect if r not in IN_ORDER])
 def test_every_other_reason_cuts(
     dialect: CouncilDialect, line: Line, reason: Disconnect
 ) -> None:
@@ -186,10 +185,10 @@ class Worker:
         self.asks_for_tokens = False
         self.host = self
         self.up = True
+        self.full = False
         self.opened: list[str] = []
         self.refusals: dict[str, Refusal] = {}
         self.places = 0
-        self._standing = self
         self._records = [Record(name, 1, 1, state, 0, 1) for name, state in records]
 
     def __getattr__(self, name: str) -> Any:
@@ -217,22 +216,24 @@ class Worker:
         self.opened.append(session)
         return reading
 
-    async def wait_up(self) -> None:
+    async def sessions_of(self, user: str) -> list[Record]:
         if not self.up:
             raise StoreUnavailable("away")
-
-    def use(self) -> Worker:
-        return self
-
-    async def list_sessions(self, connection: Worker, user: str) -> list[Record]:
-        assert (connection, user) == (self, "ada")
+        assert user == "ada"
         return self._records
+
+    def may_subscribe(self, user: str, already: int) -> bool:
+        return not self.full
+
+    def welcome(self, connection: Connection, wanted: Wanted) -> None:
+        """Nobody is greeted in this protocol."""
 
 
 def parts(settings: Settings, worker: Worker | None = None, **more: Any) -> Parts:
     """Parts of which only *worker* and *more* can do anything."""
     nothing: dict[str, Any] = dict.fromkeys(Parts._fields)
-    host = {"doorway": worker, "entrance": worker, "plane": worker}
+    parts_of_it = ("doorway", "entrance", "plane", "limits")
+    host = dict.fromkeys(parts_of_it, worker)
     return Parts(**{**nothing, "settings": settings, **host, **more})
 
 
@@ -250,14 +251,12 @@ def own(*names: str, limit: int | None = None) -> Identity:
 
 
 @pytest.fixture
-def worker(monkeypatch: pytest.MonkeyPatch) -> Worker:
+def worker() -> Worker:
     """With sessions of ada in every state; the oldest first."""
-    made = Worker(
+    return Worker(
         ("o-1", "open"), ("o-2", "idle"), ("o-3", "open"), ("o-4", "idle"),
         ("x-1", "open"), ("c-1", "closed"), ("c-2", "evicted"),
     )  # fmt: skip
-    monkeypatch.setattr(council_visit, "list_sessions", made.list_sessions)
-    return made
 
 
 async def test_open_sessions_come_first_then_idle_ones_then_those_of_the_token(
@@ -355,6 +354,26 @@ async def test_sessions_that_cannot_be_listed_refuse_for_now(worker: Worker) -> 
         await visit(worker).admit(own(), Wanted())
 
     assert (refused.value.reason, worker.places) == ("unavailable", 0)
+
+
+async def test_no_more_is_read_than_a_worker_may(worker: Worker) -> None:
+    """It is refused before a place is taken."""
+    worker.full = True
+    with pytest.raises(Refusal) as refused:
+        await visit(worker, ["o-1"]).admit(own(), Wanted())
+
+    assert refused.value.reason == "too_many_connections"
+    assert (worker.opened, worker.places) == ([], 0)
+
+
+async def test_who_finds_no_room_any_more_is_let_go(worker: Worker, line: Line) -> None:
+    """Others have come while it was let in."""
+    coming = visit(worker, ["o-1"])
+    await coming.admit(own(), Wanted())
+    worker.full = True
+    coming.welcome(line, Wanted())
+
+    assert line.closed == [Disconnect.OVERLOADED]
 
 
 async def test_nobody_has_no_sessions(worker: Worker) -> None:

@@ -114,7 +114,7 @@ class Keeping:
 class EditedFormat(NativeFormat):
     """The native frames, looked over before they are replayed."""
 
-    def editor(self) -> Keeping:  # type: ignore[override]
+    def editor(self, lagging: bool) -> Keeping:  # type: ignore[override]
         return Keeping()
 
 
