@@ -19,7 +19,7 @@ import orjson
 from broker.disconnect import Disconnect
 from broker.entry import Event
 from broker.model import is_session_name
-from broker.protocols import websocket
+from broker.protocols import native, websocket
 from broker.protocols.formats import Editor, Format
 from broker.protocols.native import BadFrame, ClientFrame
 from broker.ring.records import unpack_event
@@ -33,7 +33,6 @@ UNTOLD_GAPS = frozenset({"transient", "conflated"})
 
 _NOTHING = msgspec.Raw(b"null")
 _WHITESPACE = b" \t\r\n"
-_DATA, _TIMESTAMP = b',"data":', b',"timestamp":"'
 _CHUNK_PREFIX = b'{"event":"token_stream",'
 
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -107,14 +106,14 @@ class CouncilFormat:
         """A published event as one text frame."""
         del seq
         node_id = _quoted(event.node_id) if event.node_id else b""
-        entry = _Entry(session, _quoted(event.event), event.data, node_id)
+        entry = native.Told(session, _quoted(event.event), event.data, node_id)
         return self._frame(self._clock.stamp(ms, n), entry)
 
     def recorded(self, ms: int, n: int, seq: int, payload: bytes) -> bytes:
         """The same from the frame of ``broker.v1`` that the reader has built."""
         del seq
         record = unpack_event(payload)
-        entry = _split(record.frame, record.header_bytes)
+        entry = native.split_event(record.frame, record.header_bytes)
         return self._frame(self._clock.stamp(ms, n), entry)
 
     def skipped(
@@ -124,7 +123,7 @@ class CouncilFormat:
         del seq
         message = detail.decode("ascii", "replace")
         data = orjson.dumps({"reason": reason, "message": message})
-        entry = _Entry(session, b'"skipped"', data, b"")
+        entry = native.Told(session, b'"skipped"', data, b"")
         return self._frame(self._clock.stamp(ms, n), entry)
 
     def notice(self, event: str, data: object, session: str | None = None) -> bytes:
@@ -147,28 +146,12 @@ class CouncilFormat:
         """
         return ChunkMerger() if lagging else None
 
-    def _frame(self, timestamp: bytes, entry: _Entry) -> bytes:
+    def _frame(self, timestamp: bytes, entry: native.Told) -> bytes:
         data, node_id = _complete(entry)
         return _envelope(entry.name, timestamp, node_id, data)
 
 
 # Events.
-
-
-class _Entry(NamedTuple):
-    """What is told of an entry.
-
-    Attributes:
-        session: Its session.
-        name: JSON text of the event's name.
-        data: JSON text, any value.
-        node_id: JSON text, empty for none.
-    """
-
-    session: bytes
-    name: bytes
-    data: bytes
-    node_id: bytes
 
 
 def _envelope(name: bytes, timestamp: bytes, node_id: bytes, data: bytes) -> bytes:
@@ -178,21 +161,7 @@ def _envelope(name: bytes, timestamp: bytes, node_id: bytes, data: bytes) -> byt
     )
 
 
-def _split(frame: bytes, start: int) -> _Entry:
-    """Cut up what ``native.event_json`` has put together.
-
-    Nothing is parsed, so nothing can be nested too deeply for it. A quote within a
-    JSON string has a backslash before it: a comma and a quote are never inside one.
-    """
-    data_at = frame.index(_DATA, start)
-    end = frame.rindex(_TIMESTAMP, data_at)
-    head, tail = frame[start:data_at], frame[end:]
-    session, _, name = head.partition(b'"session":"')[2].partition(b'","event":')
-    node_id = tail.partition(b',"node_id":')[2][:-1]
-    return _Entry(session, name, frame[data_at + len(_DATA) : end], node_id)
-
-
-def _complete(entry: _Entry) -> tuple[bytes, bytes]:
+def _complete(entry: native.Told) -> tuple[bytes, bytes]:
     """``data`` with the ids that belong into it, and the id of the node."""
     text, node_id = entry.data.strip(_WHITESPACE), entry.node_id
     if text.startswith(b"{"):
@@ -212,7 +181,7 @@ def _complete(entry: _Entry) -> tuple[bytes, bytes]:
     return msgspec.json.encode(fields), node_id
 
 
-def _complete_unread(text: bytes, entry: _Entry) -> tuple[bytes, bytes]:
+def _complete_unread(text: bytes, entry: native.Told) -> tuple[bytes, bytes]:
     """The same for an object that is nested too deeply to be read here.
 
     Of a key that occurs twice the last one counts, and that is the published one.

@@ -18,7 +18,7 @@ import orjson
 
 from broker.disconnect import Disconnect
 from broker.entry import Event
-from broker.protocols import websocket
+from broker.protocols import native, websocket
 from broker.protocols.formats import Editor, Format
 from broker.protocols.native import BadFrame
 from broker.protocols.openhands import socketio
@@ -56,9 +56,7 @@ CONNECT_REFUSALS: Final[Mapping[Disconnect, str]] = {
 }
 """What upstream's clients know as reasons not to connect."""
 
-_HEAD = b',"event":"oh_event","data":'
-_EVENT_KEY = b',"event":'
-_TAIL = b',"timestamp":"'
+_NAME = b'"oh_event"'
 _PACKET_HEAD = b'42["oh_event",'
 _STATE = b"agent_state_changed"
 _HIDDEN_ACTIONS = frozenset({b'"null"', b'"recall"'})
@@ -112,8 +110,8 @@ class V0Format:
     def recorded(self, ms: int, n: int, seq: int, payload: bytes) -> bytes:
         """The same from the frame that the reader has built."""
         event = unpack_event(payload)
-        data = _data_in(event.frame, event.header_bytes)
-        return b"" if data is None else _event_frame(data)
+        told = native.split_event(event.frame, event.header_bytes)
+        return _event_frame(told.data) if told.name == _NAME else b""
 
     def skipped(
         self, session: bytes, ms: int, n: int, seq: int, reason: str, detail: bytes
@@ -137,19 +135,6 @@ class V0Format:
         """Puts pings into a replay."""
         del lagging
         return self._editor()
-
-
-def _data_in(frame: bytes, start: int) -> bytes | None:
-    """The data of an ``oh_event``, cut out of a native frame; None for other events.
-
-    Neither the head nor the tail looked for can stand inside of what is quoted before
-    and behind the data (`broker.protocols.native.event_json`). Nothing is parsed, so
-    nothing can be nested too deeply, and not a byte changes.
-    """
-    place = frame.index(_EVENT_KEY, start)
-    if not frame.startswith(_HEAD, place):
-        return None
-    return frame[place + len(_HEAD) : frame.rindex(_TAIL)]
 
 
 def _event_frame(data: bytes) -> bytes:

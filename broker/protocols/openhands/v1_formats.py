@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-import msgspec
 import orjson
 
 from broker.entry import Event
 from broker.model import Position, parse_position
-from broker.protocols import websocket
+from broker.protocols import native, websocket
 from broker.protocols.formats import Format
 from broker.protocols.openhands.rest import EVENT, event_id, is_event_id
 from broker.protocols.openhands.v1 import (
@@ -27,16 +26,7 @@ REAL_LOSSES: Final = ("trimmed", "dropped", "reset")
 """Reasons of gaps that clients are told of. What is transient has no place in a log."""
 
 
-class _Recorded(msgspec.Struct):
-    """What is needed of the frame that the reader has built."""
-
-    session: str
-    event: str
-    data: msgspec.Raw
-
-
-_decode_recorded = msgspec.json.Decoder(_Recorded).decode
-_EVENT = EVENT.decode()
+_NAME = b'"oh_event"'
 
 
 class SocketFormat:
@@ -59,11 +49,11 @@ class SocketFormat:
     def recorded(self, ms: int, n: int, seq: int, payload: bytes) -> bytes:
         """The same from the payload of its record."""
         record = unpack_event(payload)
-        entry = _decode_recorded(memoryview(record.frame)[record.header_bytes :])
-        if entry.event != _EVENT:
+        told = native.split_event(record.frame, record.header_bytes)
+        if told.name != _NAME:
             return b""
-        data = bytes(entry.data)
-        return self._entry(entry.session, ms, n, seq, data, record.transient)
+        session = told.session.decode()
+        return self._entry(session, ms, n, seq, told.data, record.transient)
 
     def _entry(
         self, session: str, ms: int, n: int, seq: int, data: bytes, transient: bool
