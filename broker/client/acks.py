@@ -8,7 +8,8 @@ from broker.client.link import Link
 from broker.client.wire import Details, command_text
 from broker.model import FIRST_ID, parse_position
 
-REF = "ack"
+REF = "ack "
+"""Before the position, in the id of what is said."""
 SAY_EVERY_S = 0.2
 """The broker writes commits together at this interval, so more would be of no use."""
 
@@ -25,7 +26,7 @@ class Acks:
         self._done: str | None = None
         self._done_id = FIRST_ID
         self._stored: str | None = None
-        self._refused = False
+        self._refused: str | None = None
         self._resets_read = 0
         self._resets_taken = 0
         self._news = asyncio.Event()
@@ -38,7 +39,6 @@ class Acks:
             return
         self._done = position
         self._done_id = entry_id
-        self._refused = False
         self._news.set()
 
     def read_reset(self) -> None:
@@ -53,7 +53,7 @@ class Acks:
 
     async def finish(self) -> None:
         """Wait until what is done is stored or refused, or the connection ends."""
-        while self._is_connected and self._is_open and not self._refused:
+        while self._is_connected and self._is_open:
             self._answered.clear()
             await self._answered.wait()
 
@@ -66,17 +66,18 @@ class Acks:
 
     def remind(self) -> None:
         """The broker knows by now what this connection has been sent: say it again."""
+        self._refused = None
         self._news.set()
 
     def handle_answer(self, event: str, answer: Details) -> None:
         """Take what the broker said to an ack."""
+        position = (answer.ref or "").removeprefix(REF)
         if event == "ack":
-            self._stored = answer.position
+            self._stored = position
         elif answer.retry:
             self._news.set()
-            return
         else:
-            self._refused = True
+            self._refused = position
         self._answered.set()
 
     def cut(self) -> None:
@@ -93,9 +94,9 @@ class Acks:
 
     async def _say(self, link: Link) -> None:
         if self._is_open:
-            self._refused = False
-            await link.send(command_text("ack", REF, {"position": self._done}))
+            name = f"{REF}{self._done}"
+            await link.send(command_text("ack", name, {"position": self._done}))
 
     @property
     def _is_open(self) -> bool:
-        return self._done not in (None, self._stored)
+        return self._done not in (None, self._stored, self._refused)

@@ -10,7 +10,6 @@ from contextlib import suppress
 import aiohttp
 from yarl import URL
 
-from broker.client import acks
 from broker.client.acks import Acks
 from broker.client.errors import ClosedByServer
 from broker.client.follow import Follower
@@ -115,9 +114,7 @@ class Flow:
             case "caught_up":
                 self.acks.remind()
             case "ack" | "error":
-                details = read_details(frame.data)
-                if details.ref == acks.REF:
-                    self.acks.handle_answer(frame.event, details)
+                self.acks.handle_answer(frame.event, read_details(frame.data))
             case _:
                 pass
         if is_reset(frame):

@@ -64,8 +64,8 @@ class Stream:
         """
         self._finish()
         if self._begin is not None:
-            begin, self._begin = self._begin, None
-            begin(self._flow)
+            self._begin(self._flow)
+            self._begin = None
         inbox = self._flow.inbox
         while True:
             await inbox.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
@@ -31,6 +32,8 @@ SHARED_S = 0.5
 READ_BYTES_MAX = 512 * 1024
 WALK_BYTES_MAX = 32 * 1024 * 1024
 """What Redis sends at most to find the last N entries; there may be fewer then."""
+PATIENCE_S = 2.0
+"""How long who asks waits for a connection: a ready worker may have none yet."""
 FIRST_COUNT = 10
 COUNT_MAX = 500
 
@@ -87,6 +90,13 @@ class Archive:
         """Whether there is a connection to a primary."""
         return self._standing.up
 
+    async def wait_up(self) -> None:
+        """Give a connection that is just being made a moment."""
+        if not self._standing.up:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE_S):
+                    await self._standing.wait_up()
+
     async def run(self) -> None:
         """Keep the connection; never returns."""
         await self._standing.run()
@@ -142,6 +152,7 @@ class Archive:
         step, left, size = FIRST_COUNT, count + 1, 0
         while left and size < WALK_BYTES_MAX:
             asked = min(step, left)
+            await self.wait_up()
             async with self._slots:
                 entries = await history(self._use(), key, None, before, asked, True)
             if len(entries) < asked:
@@ -162,6 +173,7 @@ class Archive:
     ) -> list[Entry]:
         """Entries between two ids, at most *limit*."""
         key = self._keys.key(session)
+        await self.wait_up()
         async with self._slots:
             return await history(self._use(), key, after, before, limit, reverse)
 
@@ -195,6 +207,7 @@ class Archive:
             del self._shared[question]
 
     async def _ask(self, ask: Callable[[Connection], Awaitable[T]]) -> T:
+        await self.wait_up()
         async with self._slots:
             answer = await ask(self._use())
             self._use()  # An answer from the former server is none.

@@ -176,6 +176,8 @@ class Console:
         self._in_flight += 1
         try:
             event = _decode(await self._read(request))
+            # Again: much may have happened while the body came.
+            identity = await self._host.identify(token, "")
             return await self._store(identity, event)
         finally:
             self._in_flight -= 1
@@ -211,7 +213,7 @@ class Console:
         except TimeoutError:
             why = "the body did not come in time"
             raise Refusal("bad_request", why, status=408) from None
-        except web.RequestPayloadError:
+        except (web.RequestPayloadError, ConnectionError):
             raise Refusal("bad_request", "the body cannot be read") from None
         return bytes(received)
 

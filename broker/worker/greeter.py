@@ -16,7 +16,7 @@ from broker.worker.handshake import TERMINAL, Refusal, Wanted
 log = structlog.get_logger(__name__)
 
 FRAME_BYTES_MAX = 16 * 1024
-EARLY_FRAMES_MAX = 4
+EARLY_FRAMES_MAX = 16
 """Frames that a connection may send while its first one is judged."""
 SHARE_OF_CONNECTIONS = 10
 """At most one in so many of the connections that a worker may have."""
@@ -76,8 +76,10 @@ class Greeter:
 
     def _keep(self, connection: Connection, payload: bytes) -> None:
         early = self._early.get(connection)
-        if early is None or len(early) >= EARLY_FRAMES_MAX:
+        if early is None:
             connection.close(Disconnect.UNAUTHORIZED)
+        elif len(early) >= EARLY_FRAMES_MAX:
+            connection.close(Disconnect.OVERLOADED)  # Who it is decides later.
         else:
             early.append(payload)
 

@@ -184,19 +184,19 @@ def check_origin(request: web.BaseRequest, settings: Settings) -> None:
     """Refuse pages of other sites: a browser sends them here with the user's access.
 
     Raises:
-        Refusal: The request has an Origin that is not allowed.
+        Refusal: The request has an Origin that is not allowed, or comes by a name that
+            only a page of another site would use.
     """
     origin = request.headers.get(hdrs.ORIGIN)
-    if origin is None:
-        return
     allowed = settings.allowed_origins
-    if "*" in allowed or origin.lower() in allowed:
+    if origin is not None and ("*" in allowed or origin.lower() in allowed):
         return
     host = request.headers.get(hdrs.HOST, "").lower()
-    if allowed or _host_of(origin) != host:
+    if origin is not None and (allowed or _host_of(origin) != host):
         raise Refusal("forbidden")
     # Where nobody is asked who he is, loopback is all the protection: a page whose name
-    # was made to lead here must not pass for this host's own.
+    # was made to lead here must not pass for this host's own. What such a page reads
+    # with a plain GET has no Origin at all.
     if settings.auth == "none" and not settings.allow_insecure and not _is_local(host):
         raise Refusal("forbidden")
 

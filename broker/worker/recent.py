@@ -15,6 +15,8 @@ INDEX_MAX = 20_000
 """Records of one channel that are found by walking back."""
 STEPS_PER_TURN = 256
 CACHE_BYTES_MAX = 4 * 1024 * 1024
+PAGE_BYTES = 512
+"""What a page takes without its frames: some have none."""
 
 Newest = dict[bytes, StreamId]
 """The newest id per key, where older entries of a key are conflated."""
@@ -279,7 +281,7 @@ class Recent:
 
     def keep(self, wire: Format, start: Position, page: Page) -> None:
         """Remember a page for others at the same position."""
-        size = len(page.data) + len(page.held)
+        size = len(page.data) + len(page.held) + PAGE_BYTES
         if self._cache_bytes + size > CACHE_BYTES_MAX:
             self.pages.clear()
             self._cache_bytes = 0

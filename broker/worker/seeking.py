@@ -31,6 +31,8 @@ K = TypeVar("K", bound=Ordered)
 
 TAIL_COUNT = 10
 """Entries read from the end at first."""
+ENTRIES_MAX = 10_000
+"""Entries that a search reads; where keys are rarer, more than was wanted is sent."""
 PROBES_MAX = 64
 """Guesses; each halves what is left, so no 64-bit time needs more."""
 NEAR_MS = 2
@@ -73,6 +75,8 @@ class Seeker(Generic[K]):
         self._session = session
         self._key_of = key_of
         self._max_event_bytes = max_event_bytes
+        self._looked_at = 0
+        self._below: StreamId | None = None
 
     async def start(self, wanted: K) -> Start:
         """Begin with all that comes after the last entry with a key below *wanted*.
@@ -91,10 +95,14 @@ class Seeker(Generic[K]):
         if not info.length:
             # Nobody knows whether what was removed had been seen.
             return _since(Position(id_before(info.last)))
-        last = await self._find(info, wanted)
-        if last is not None:
-            return Start(at=StartAt.POSITION, position=Position(last))
-        return await self._start_at_first(info, wanted)
+        try:
+            last = await self._find(info, wanted)
+            if last is None:
+                return await self._start_at_first(info, wanted)
+        except _TooFarApart:
+            # Too much is never wrong: a start before what is wanted loses nothing.
+            last = self._below
+        return RETAINED if last is None else _after(last)
 
     async def _start_at_first(self, info: StreamInfo, wanted: K) -> Start:
         removed = info.added - info.length
@@ -120,7 +128,7 @@ class Seeker(Generic[K]):
             middle = ((below[0] + above[0]) // 2, 0)
             probe = await self._next_key(id_before(middle), above)
             if probe is not None and probe[1] < wanted:
-                below = found = probe[0]
+                below = found = self._below = probe[0]
             else:
                 above = middle
         return await self._scan_back(below, above, wanted) or found
@@ -160,16 +168,39 @@ class Seeker(Generic[K]):
     async def _read(
         self, after: StreamId, before: StreamId | None, count: int
     ) -> list[Entry]:
-        return await self._archive.history(self._session, after, before, count, False)
+        return await self._look(after, before, count, False)
 
     async def _read_back(
         self, after: StreamId | None, before: StreamId | None, count: int
     ) -> list[Entry]:
-        return await self._archive.history(self._session, after, before, count, True)
+        return await self._look(after, before, count, True)
+
+    async def _look(
+        self,
+        after: StreamId | None,
+        before: StreamId | None,
+        count: int,
+        reverse: bool,
+    ) -> list[Entry]:
+        if self._looked_at > ENTRIES_MAX:
+            raise _TooFarApart
+        entries = await self._archive.history(
+            self._session, after, before, count, reverse
+        )
+        self._looked_at += len(entries)
+        return entries
 
     def _read_key(self, entry: Entry) -> K | None:
         event = read_entry(entry[1], self._max_event_bytes)
         return self._key_of(event) if isinstance(event, Event) else None
+
+
+class _TooFarApart(Exception):
+    """Too many entries were read to find those that have a key."""
+
+
+def _after(stream_id: StreamId) -> Start:
+    return Start(at=StartAt.POSITION, position=Position(stream_id))
 
 
 def _since(position: Position) -> Start:

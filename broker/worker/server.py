@@ -49,7 +49,7 @@ class Server:
         )
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        path = request.path.split("/")[1:]
+        path = request.path.split("/")[1:] or [""]  # OPTIONS asks for "*".
         edge = self._edges.get(path[0], NOWHERE)
         try:
             return await edge.handle(request, path)

@@ -190,7 +190,10 @@ class Snapshots:
 
 def _continues(before: Look, info: StreamInfo) -> bool:
     """Whether a stream can be the one that was looked at before."""
-    return before.tip.id <= info.last and (before.tip.seq or 0) <= info.added
+    seen = before.tip.seq or 0
+    if info.first > before.tip.id and seen > info.added - info.length:
+        return False  # More was seen than has ever been removed of this one.
+    return before.tip.id <= info.last and seen <= info.added
 
 
 def id_after(stream_id: StreamId) -> StreamId | None:

@@ -117,6 +117,17 @@ test("said again after a refusal and not answered, it may have been stored", asy
   await failed;
 });
 
+test("refused and then without a connection, it was refused", async () => {
+  const world = new World();
+  const { client } = await world.open();
+  const answer = client.send("x", {}, { timeoutMs: 1000 });
+  const failed = assert.rejects(answer, { code: "unavailable" });
+  world.socket.say(refusal("command-1", "unavailable", { retry: true }));
+  world.socket.end();
+  await world.clock.advance(1000);
+  await failed;
+});
+
 test("a command that is given up while it waits to be tried again leaves no timer", async () => {
   const world = new World();
   const { client } = await world.open();

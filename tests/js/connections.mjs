@@ -79,13 +79,15 @@ export class FakeWebSocketStream {
     this.#wanted();
   }
 
+  /** Ends; what was said before that can still be read. */
   end(closeCode = 1006, reason = "") {
+    for (const text of this.#waiting.splice(0)) this.#controller.enqueue(text);
     this.#controller?.close();
     this.#closed.resolve({ closeCode, reason });
   }
 
-  cut() {
-    const error = Object.assign(new Error("cut"), { closeCode: 1006, reason: "" });
+  cut(more = { closeCode: 1006, reason: "" }) {
+    const error = Object.assign(new Error("cut"), more);
     this.#controller?.error(error);
     this.refuse(error);
     this.#closed.reject(error);

@@ -56,11 +56,12 @@ test("what no loop has taken yet is not behind the position", async () => {
   world.socket.say(event("6-0@6"));
   world.socket.say(event("7-0@7"));
   await fast.next();
+  assert.equal(client.position, "5-0@5");
   await fast.next();
   assert.equal(client.position, "5-0@5");
   await slow.next();
   assert.equal(client.position, "6-0@6");
-  await slow.return();
+  assert.deepEqual(await slow.return(), { value: undefined, done: true });
   assert.equal(client.position, "7-0@7");
   assert.equal((await slow.next()).done, true);
 });
@@ -101,6 +102,20 @@ test("a wake-up of the page does not fill a loop that is full", async () => {
   await loop.return();
   await settle();
   assert.equal(world.sockets.length, 2);
+});
+
+test("a loop that has ended stays ended when the client connects again", async () => {
+  const world = new World();
+  const { client } = await world.open();
+  const loop = client[Symbol.asyncIterator]();
+  assert.equal(loop[Symbol.asyncIterator](), loop);
+  client.close();
+  world.socket.end(1000);
+  client.connect();
+  await settle();
+  world.socket.greet({ resume: "complete" });
+  world.socket.say(event("6-0"));
+  assert.equal((await loop.next()).done, true);
 });
 
 test("of two full loops both have to make room", async () => {

@@ -82,15 +82,42 @@ test("a WebSocketStream that is cut, or never opens, is resumed", async () => {
   assert.equal(last(told).retryInMs, 500);
 });
 
+test("how a WebSocketStream was cut is told as far as it is known", async () => {
+  const world = new World();
+  const { told } = await openStream(world);
+  world.stream.cut({ closeCode: 4002, reason: "no_progress" });
+  await settle();
+  assert.deepEqual([last(told).code, last(told).reason], [4002, "no_progress"]);
+  await world.clock.advance(250);
+  world.stream.greet({ resume: "complete" });
+  await settle();
+  world.stream.cut({});
+  await settle();
+  assert.deepEqual([last(told).code, last(told).reason], [1006, "connection_lost"]);
+});
+
+test("a WebSocketStream that is given up is closed, and not heard any more", async () => {
+  const world = new World();
+  const { client, told } = await openStream(world);
+  await world.clock.advance(62_500);
+  assert.equal(last(told).reason, "silent");
+  assert.notEqual(world.streams[0].closedWith, undefined);
+  world.streams[0].say(event("6-0"));
+  world.streams[0].end(4509);
+  await settle();
+  assert.deepEqual(told.event, []);
+  assert.equal(client.state, "reconnecting");
+});
+
 test("what came before the end of a WebSocketStream is handed on before the end", async () => {
   const world = new World();
   const { client, told } = await openStream(world);
-  world.stream.say(event("6-0@6"));
+  const sent = Array.from({ length: 50 }, (_, n) => `${n + 6}-0`);
+  for (const id of sent) world.stream.say(event(id));
   world.stream.say(closing({ code: 4509, reason: "session_evicted", retry: false }));
-  await settle();
   world.stream.end(4509);
   await settle();
-  assert.deepEqual(ids(told.event), ["6-0@6"]);
+  assert.deepEqual(ids(told.event), sent);
   assert.equal(client.state, "closed");
   assert.equal(last(told).reason, "session_evicted");
 });
@@ -149,6 +176,10 @@ test("the silence of a pause is no death, that after it is", async () => {
   assert.equal(client.state, "open");
   assert.deepEqual(world.stream.sent, []);
   client.resume();
+  world.document.become("visible");
+  await settle();
+  assert.deepEqual(world.stream.sent, [{ cmd: "ping" }]);
+  world.stream.say({ event: "pong", data: {} });
   for (const _ of [1, 2, 3]) {
     await world.clock.advance(60_000);
     world.stream.say({ event: "heartbeat" });

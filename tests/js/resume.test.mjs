@@ -287,6 +287,13 @@ test("what is no frame ends the connection, and the next one resumes", async () 
   }
 });
 
+test("what is no text is no frame", async () => {
+  const world = new World();
+  const { client } = await world.open();
+  world.socket.onmessage({ data: new ArrayBuffer(2) });
+  assert.equal(client.state, "open");
+});
+
 test("every frame is shown as it came, also what is not handed on", async () => {
   const world = new World();
   const { told } = await world.open();

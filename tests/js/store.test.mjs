@@ -44,6 +44,25 @@ test("a full store lets go of the oldest and counts it", () => {
   assert.equal(store.last.id, "3-0");
 });
 
+test("a full store still knows order and what it has", () => {
+  const store = filled({ maxEvents: 3 }, "1-0", "2-0", "5-0", "6-0", "7-0");
+  assert.equal(store.add(event("6-0")), false);
+  assert.equal(store.add(event("6-1")), true);
+  assert.deepEqual(ids(store), ["6-0", "6-1", "7-0"]);
+});
+
+test("an emptied store takes everything again", () => {
+  const store = filled({ maxEvents: 1 }, "5-0", "6-0");
+  store.clear();
+  assert.deepEqual([store.size, store.dropped, store.last], [0, 0, undefined]);
+  assert.equal(store.add(event("6-0")), true);
+});
+
+test("without an option the newest thousand are kept", () => {
+  const store = filled({}, ...Array.from({ length: 1001 }, (_, n) => `${n}-0`));
+  assert.deepEqual([store.size, store.dropped], [1000, 1]);
+});
+
 test("a full store does not take what is older than all it has", () => {
   const store = filled({ maxEvents: 2 }, "2-0", "3-0");
   assert.equal(store.add(event("1-0")), false);

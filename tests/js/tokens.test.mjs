@@ -333,6 +333,8 @@ test("a page may give a new token itself", async () => {
   assert.equal(world.socket.sent[0].data.token, "t2");
   world.socket.say({ event: "refreshed", data: { expires_at: 1, ref: "command-1" } });
   assert.equal(await outcome(done), undefined);
+  await client.refresh("t2");
+  assert.equal(world.socket.sent.length, 1);
   await assert.rejects(client.refresh("white space"), TypeError);
 });
 

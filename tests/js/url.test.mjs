@@ -51,6 +51,10 @@ test("a host without a scheme takes that of the page", () => {
   );
 });
 
+test("without a page a host without a scheme is insecure", () => {
+  assert.equal(buildUrl({ session: "s1", url: "b.test:80" }), "ws://b.test/v1/ws/s1");
+});
+
 test("an address of IPv6 stands in brackets, given so or not", () => {
   assert.equal(
     url({ url: "http://[2001:db8::1]:8080" }),
@@ -93,7 +97,8 @@ test("a query of the target is kept", () => {
 
 test("secrets in the URL are refused", () => {
   assert.throws(() => url({ url: "http://b.test/?token=x" }), TypeError);
-  assert.throws(() => url({ url: "http://ada:pw@b.test" }), TypeError);
+  assert.throws(() => url({ url: "http://ada@b.test" }), TypeError);
+  assert.throws(() => url({ url: "http://:pw@b.test" }), TypeError);
 });
 
 test("what is no URL is refused in words", () => {

@@ -44,7 +44,7 @@ export class SseParser {
   /** @param {string} line */
   #take(line) {
     const colon = line.indexOf(":");
-    if (colon === 0) return; // A comment.
+    // A comment begins with the colon: its field has no name, and no meaning.
     const field = colon < 0 ? line : line.slice(0, colon);
     let value = colon < 0 ? "" : line.slice(colon + 1);
     if (value[0] === " ") value = value.slice(1);

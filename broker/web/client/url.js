@@ -56,7 +56,7 @@ export function buildUrl(options) {
     if (value === true) query.set(name, "1");
     else if (typeof value === "string" && value !== "") query.set(name, value);
   }
-  const search = query.size || [...query].length ? `?${query}` : "";
+  const search = [...query].length ? `?${query}` : "";
   return `${scheme}${secure ? "s" : ""}://${url.host}${path}${search}`;
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Protocol
 
 import orjson
@@ -9,6 +10,7 @@ from aiohttp import hdrs, web
 
 from broker.worker.handshake import Refusal
 
+OUTBOX_BYTES_MAX = 64 * 1024 * 1024
 HEADERS = {hdrs.SERVER: "broker", hdrs.CACHE_CONTROL: "no-store"}
 
 
@@ -26,6 +28,34 @@ class Edge(Protocol):
 
     def refuse(self, request: web.BaseRequest, refusal: Refusal) -> web.StreamResponse:
         """Say why not in a way that the clients of this edge understand."""
+
+
+class Outbox:
+    """Bounds what answers of a worker wait for clients that do not read them.
+
+    An answer counts until nobody holds it any more, so until it was handed to the
+    kernel or its client has left.
+    """
+
+    def __init__(self, bytes_max: int = OUTBOX_BYTES_MAX) -> None:
+        self._bytes_max = bytes_max
+        self.waiting_bytes = 0
+
+    def take(self, answer: web.Response) -> web.Response:
+        """Let *answer* be sent.
+
+        Raises:
+            Refusal: As much waits as may.
+        """
+        size = len(answer.body) if isinstance(answer.body, bytes) else 0
+        if self.waiting_bytes + size > self._bytes_max:
+            raise Refusal("unavailable", "too many answers wait to be read")
+        self.waiting_bytes += size
+        weakref.finalize(answer, self._give_back, size).atexit = False
+        return answer
+
+    def _give_back(self, size: int) -> None:
+        self.waiting_bytes -= size
 
 
 class _Nowhere:

@@ -24,7 +24,7 @@ from broker.worker.doorway import (
     switching,
     take_over,
 )
-from broker.worker.edges.edge import HEADERS, error_response
+from broker.worker.edges.edge import HEADERS, Outbox, error_response
 from broker.worker.handshake import (
     TERMINAL,
     Refusal,
@@ -102,6 +102,7 @@ class NativeEdge:
         self._websocket = NativeDialect(hear)
         self._event_stream = Dialect(SSE)
         self._terminal = PerAddress(TERMINAL_PER_S, TERMINAL_BURST)
+        self._outbox = Outbox()
 
     async def handle(
         self, request: web.BaseRequest, path: list[str]
@@ -129,7 +130,7 @@ class NativeEdge:
         token = read_token(request, self._settings)
         identity = await self._host.identify(token, "")
         self._host.check_right(identity, path[0])
-        return await self._history(request, path)
+        return self._outbox.take(await self._history(request, path))
 
     async def _open_websocket(
         self, request: web.BaseRequest, session: str

@@ -23,7 +23,6 @@ from broker.store.streams import Entry
 from broker.worker.archive import FIRST_COUNT, Archive, next_count
 from broker.worker.entrance import refusal_of
 from broker.worker.handshake import Refusal
-from broker.worker.plane import PATIENCE_S
 from broker.worker.snapshots import Look, Snapshots, id_after
 
 READ_BYTES_MAX = 64 * 1024 * 1024
@@ -32,8 +31,6 @@ ANSWER_BYTES_MAX = 4 * 1024 * 1024
 READS_AT_ONCE = 8
 """Of the places that the archive has: clients that resume need the others."""
 WAITING_MAX = 256
-LOOK_S = 0.02
-"""How often a worker that has just started looks whether it is connected."""
 COUNTS_MAX = 1000
 """Counts that are remembered, each with its filter: 2 KB at most."""
 
@@ -253,8 +250,9 @@ class Past:
                 when it is asked for again.
         """
         count = self._remember(session, wanted)
-        # Those who ask the same wait for each other, outside: each goes on from there.
-        async with count.lock, self._reading():
+        # Those who ask the same wait for each other without a place: each goes on from
+        # there.
+        async with self._waiting(), count.lock, self._places:
             info = await self._archive.info(session)
             if info is None:
                 return None
@@ -293,25 +291,22 @@ class Past:
 
     @contextlib.asynccontextmanager
     async def _reading(self) -> AsyncIterator[None]:
-        """Wait for a place, and tell what fails as a refusal."""
+        """Wait for a place to read from."""
+        async with self._waiting(), self._places:
+            yield
+
+    @contextlib.asynccontextmanager
+    async def _waiting(self) -> AsyncIterator[None]:
+        """Be one of those who may wait, and tell what fails as a refusal."""
         if self._inside >= WAITING_MAX:
             raise Refusal("unavailable", "too many reads of the past at once")
         self._inside += 1
         try:
-            await self._wait_up()
-            async with self._places:
-                yield
+            await self._archive.wait_up()
+            if not self._archive.up:
+                raise Refusal("unavailable")
+            yield
         except StoreError as error:
             raise refusal_of(error) from None
         finally:
             self._inside -= 1
-
-    async def _wait_up(self) -> None:
-        """Wait a little for a connection that is just being made.
-
-        After a restart the Python client asks once for what it has missed.
-        """
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(PATIENCE_S):
-                while not self._archive.up:  # noqa: ASYNC110 - it cannot be awaited
-                    await asyncio.sleep(LOOK_S)

@@ -14,7 +14,7 @@ from broker.control.identity import Identity
 from broker.control.upstream import Answer
 from broker.protocols.openhands import rest, rest_answers
 from broker.protocols.openhands.rest import COMMANDS, Invalid
-from broker.worker.edges.edge import HEADERS, json_response
+from broker.worker.edges.edge import HEADERS, Outbox, json_response
 from broker.worker.edges.openhands_acts import Acts, BadBody, read_body
 from broker.worker.edges.openhands_past import Past
 from broker.worker.edges.parts import Parts
@@ -50,6 +50,7 @@ class OpenHandsRest:
         self._archive = parts.archive
         self._past = Past(parts.archive, snapshots, parts.settings.max_event_bytes)
         self._acts = Acts(parts.values, parts.entrance, parts.plane)
+        self._outbox = Outbox()
         self._was_ready = False
         self._started = self._heard = time.monotonic()
         self._open = {
@@ -155,7 +156,9 @@ class OpenHandsRest:
         identity = await self._identify(request)
         session = rest.read_conversation(text, where)
         self._entrance.check_right(identity, session)
-        return await read(request, session)
+        answer = await read(request, session)
+        self._entrance.check_access(identity)
+        return self._outbox.take(answer)
 
     async def _act(self, request: web.BaseRequest, cmd: str, text: str) -> web.Response:
         identity = await self._identify(request)
@@ -164,6 +167,7 @@ class OpenHandsRest:
             raise Refusal("forbidden", "no commands may be sent to this conversation")
         settings = self._settings
         body = await read_body(request, settings.max_frame_bytes, settings.handshake_s)
+        self._entrance.check_access(identity)  # Much may have happened meanwhile.
         data = rest.check_command(cmd, body)
         done = await self._acts.do(identity, request.remote or "", session, cmd, data)
         return _refused_command(done) if done.code else _json(rest_answers.SUCCESS)

@@ -169,10 +169,22 @@ async def test_aiohttp_is_gone_after_the_upgrade(front: Front) -> None:
     client.cut()
 
 
+@pytest.mark.parametrize("line", ["OPTIONS * HTTP/1.1", "CONNECT a:1 HTTP/1.1"])
+async def test_requests_for_no_path_are_answered(front: Front, line: str) -> None:
+    """They are nobody's fault here."""
+    reader, writer = await asyncio.open_connection(*front.address)
+    writer.write(f"{line}\r\nHost: localhost\r\n\r\n".encode())
+    async with asyncio.timeout(5):
+        head = await reader.readuntil(b"\r\n\r\n")
+    writer.close()
+    await writer.wait_closed()
+    assert head.split()[1] in (b"400", b"404")
+
+
 async def test_aiohttp_is_gone_from_event_streams(front: Front) -> None:
     """The same for the other protocol."""
     reader, writer = await asyncio.open_connection(*front.address)
-    writer.write(b"GET /v1/sse/s1 HTTP/1.1\r\nHost: x\r\n\r\n")
+    writer.write(b"GET /v1/sse/s1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
     async with asyncio.timeout(5):
         head = await reader.readuntil(b"\r\n\r\n")
         await reader.readuntil(b"\n\n")

@@ -17,6 +17,7 @@ from broker.worker import snapshots as module
 from broker.worker.archive import Archive
 from broker.worker.snapshots import UNKNOWN, Look, Snapshots, id_after
 from tests.harness.conversations import Conversation
+from tests.harness.publisher import key_of
 
 MAX_EVENT_BYTES = 1024 * 1024
 
@@ -273,3 +274,19 @@ def test_ids_have_a_next_one_but_for_the_last() -> None:
     assert id_after((5, 7)) == (5, 8)
     assert id_after((5, largest)) == (6, 0)
     assert id_after((largest, largest)) is None
+
+
+async def test_the_state_of_a_deleted_conversation_is_not_told_for_the_next(
+    snapshots: Snapshots, conversation: Conversation, redis: Redis, session: str
+) -> None:
+    """Although the next one has more entries by the time that somebody looks."""
+    await conversation.show(title="old")
+    before = await snapshots.newest(session)
+    await redis.delete(key_of(session))
+    for later in range(1, 6):
+        entry = {"event": "oh_event", "data": "{}"}
+        await redis.xadd(key_of(session), entry, f"{before.tip.id[0] + later}-0")  # type: ignore[arg-type]
+    after = await snapshots.newest(session)
+
+    assert before.snapshot is not None
+    assert after.snapshot is None

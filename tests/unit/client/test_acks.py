@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any, cast
 
+import orjson
 import pytest
 
 from broker.client import Client, Event, Item, Stream, flow
+from broker.client import acks as acking
 from broker.client.acks import Acks
+from broker.client.wire import Details
 from tests.harness.load import until
 from tests.unit.client.conftest import Play
 from tests.unit.client.script import (
+    Answer,
     Frame,
     Script,
     about,
@@ -20,6 +24,7 @@ from tests.unit.client.script import (
     feeds,
     sends,
     subscribed,
+    welcome,
 )
 
 CAUGHT_UP = about("caught_up", position="9-0@9", replayed=0)
@@ -30,6 +35,12 @@ def stored(frame: Frame) -> list[Frame]:
     """The broker's answer to an ack."""
     data = {"position": frame["data"]["position"], "ref": frame["id"]}
     return [about("ack", **data)]
+
+
+def refuse(code: str, **data: Any) -> Answer:
+    """The broker's answer to an ack that it does not store."""
+    said = {"code": code, "message": "because", **data}
+    return lambda frame: [about("error", **said, ref=frame["id"])]
 
 
 def positions(script: Script) -> list[str]:
@@ -51,7 +62,9 @@ async def test_what_is_acknowledged_is_said(play: Play):
         await client.ack(await next_event(stream))
         await script.until(lambda: script.said)
 
-    assert script.said == [{"cmd": "ack", "id": "ack", "data": {"position": "1-0@1"}}]
+    assert script.said == [
+        {"cmd": "ack", "id": "ack 1-0@1", "data": {"position": "1-0@1"}}
+    ]
 
 
 async def test_nothing_is_said_that_was_not_acknowledged(play: Play):
@@ -150,11 +163,11 @@ async def test_what_is_stored_is_not_said_again(play: Play):
 
 async def test_what_may_not_be_stored_is_said_again(play: Play):
     """Redis was away for a moment."""
-    refused = about("error", code="unavailable", message="", retry=True, ref="ack")
+    refused = refuse("unavailable", retry=True)
     script = await play(
         sends(
             *(subscribed(), event("1-0")),
-            answer=lambda frame: [refused] if len(script.said) < 3 else stored(frame),
+            answer=lambda frame: (refused if len(script.said) < 3 else stored)(frame),
         )
     )
     async with Client(script.url) as client:
@@ -186,33 +199,92 @@ async def test_position_of_a_history_that_ended_is_not_said(play: Play):
 
 
 class Wire:
-    """Says nothing; knows what it should have said."""
+    """The connection of acks, without a socket.
 
-    def __init__(self) -> None:
+    Attributes:
+        said: What was said to be done.
+    """
+
+    def __init__(self, acks: Acks) -> None:
         self.said: list[str] = []
-        self.works: list[Coroutine[None, None, None]] = []
+        self._acks = acks
+        self._work: asyncio.Task[None]
+        acks.begin(cast("Any", self))
 
     def start(self, work: Coroutine[None, None, None]) -> None:
-        self.works.append(work)
+        self._work = asyncio.create_task(work)
 
     async def send(self, text: str) -> None:
-        self.said.append(text)
+        self.said.append(orjson.loads(text)["data"]["position"])
+
+    async def settle(self) -> None:
+        """Let it say what it has to say."""
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    def answer(self, event: str, ref: str, **data: Any) -> None:
+        self._acks.handle_answer(event, Details(ref=ref, **data))
+
+    def close(self) -> None:
+        self._work.cancel()
 
 
-async def test_what_was_done_in_a_history_that_ended_is_forgotten():
+@pytest.fixture
+async def acks(monkeypatch: pytest.MonkeyPatch) -> Acks:
+    """Acks that are said at once."""
+    monkeypatch.setattr(acking, "SAY_EVERY_S", 0)
+    return Acks()
+
+
+@pytest.fixture
+async def wire(acks: Acks) -> AsyncIterator[Wire]:
+    """What they are said on."""
+    wire = Wire(acks)
+    yield wire
+    wire.close()
+
+
+async def test_what_was_done_in_a_history_that_ended_is_forgotten(acks: Acks):
     """Also if it had not been said yet."""
-    acks, wire = Acks(), Wire()
     acks.note("5-0")
     acks.read_reset()
-    acks.begin(cast("Any", wire))
+    wire = Wire(acks)
     acks.remind()
-    (saying,) = wire.works
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.1):
-            await saying
+    await wire.settle()
     await acks.finish()
+    wire.close()
 
     assert wire.said == []
+
+
+async def test_answer_is_to_what_was_said(acks: Acks, wire: Wire):
+    """More may have been done meanwhile."""
+    acks.note("5-0")
+    await wire.settle()
+    acks.note("6-0")
+    await wire.settle()
+    wire.answer("ack", "ack 5-0")
+    acks.remind()
+    await wire.settle()
+    wire.answer("ack", "ack 6-0")
+    acks.remind()
+    await wire.settle()
+
+    assert wire.said == ["5-0", "6-0", "6-0"]
+
+
+async def test_what_was_refused_is_said_again_after_the_replay(acks: Acks, wire: Wire):
+    """By then the broker knows what this connection was sent; before, it may not."""
+    acks.note("5-0")
+    await wire.settle()
+    wire.answer("error", "ack 5-0", code="not_delivered")
+    await wire.settle()
+    before = list(wire.said)
+    acks.remind()
+    await wire.settle()
+
+    assert before == ["5-0"]
+    assert wire.said == ["5-0", "5-0"]
 
 
 async def test_acknowledging_needs_a_consumer(play: Play):
@@ -231,8 +303,10 @@ async def test_session_has_one_consumer_at_a_time(play: Play):
     options: dict[str, Any] = {"consumer": "c"}
     async with Client(script.url) as client:
         async for _ in client.events("s1", **options):
-            with pytest.raises(RuntimeError, match="already"):
-                await anext(client.events("s1", **options))
+            second = client.events("s1", **options)
+            for _ in range(2):
+                with pytest.raises(RuntimeError, match="already"):
+                    await anext(second)
             break
         again = await anext(client.events("s1", **options))
 
@@ -259,15 +333,25 @@ async def test_refused_acknowledgement_holds_nobody_up(
 ):
     """It is lost, and events come again; the stream is left all the same."""
     monkeypatch.setattr(flow, "CLOSE_TIMEOUT_S", 1000)
-    refused = about("error", code=code, message="", ref="ack")
     script = await play(
-        feeds(subscribed(), event("1-0"), answer=lambda frame: [refused])
+        feeds(
+            welcome(),
+            subscribed(),
+            event("1-0"),
+            event("2-0"),
+            answer=refuse(code),
+        )
     )
-    async with Client(script.url) as client, client.events("s1", consumer="c") as it:
+    async with (
+        asyncio.timeout(8),
+        Client(script.url) as client,
+        client.events("s1", consumer="c") as it,
+    ):
         await client.ack(await next_event(it))
         await script.until(lambda: script.said)
+        await client.ack(await next_event(it))
 
-    assert len(script.said) < 3
+    assert positions(script)[-1] == "2-0"
 
 
 async def test_connection_that_ends_while_it_is_left_holds_nobody_up(
@@ -276,7 +360,17 @@ async def test_connection_that_ends_while_it_is_left_holds_nobody_up(
     """It answers nothing more."""
     monkeypatch.setattr(flow, "CLOSE_TIMEOUT_S", 1000)
     script = await play(
-        sends(subscribed(), event("1-0"), after=lambda s: bool(s.said), cut=True)
+        sends(
+            welcome(),
+            subscribed(),
+            event("1-0"),
+            after=lambda s: bool(s.said),
+            cut=True,
+        )
     )
-    async with Client(script.url) as client, client.events("s1", consumer="c") as it:
+    async with (
+        asyncio.timeout(8),
+        Client(script.url) as client,
+        client.events("s1", consumer="c") as it,
+    ):
         await client.ack(await next_event(it))

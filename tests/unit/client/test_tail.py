@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from broker.client import follow as following
-from broker.client.tail import Ending, Frame, Tail, backoff_s
+from broker.client.tail import Ending, Frame, NotTaken, Tail, backoff_s
 from tests.unit.client.conftest import Play
 from tests.unit.client.script import THE_END, Script, about, event, refuses, sends
 
@@ -198,6 +198,17 @@ async def test_subprotocol_is_offered(play: Play):
     await follow(script)
 
     assert script.offered == ["broker.v1"]
+
+
+async def test_output_that_is_gone_is_not_taken_for_the_connection(play: Play):
+    """It would be opened again for ever, for nobody."""
+
+    def write(frame: Frame, text: str) -> None:
+        raise BrokenPipeError
+
+    script = await play(sends(event("5-0@1")))
+    with pytest.raises(NotTaken):
+        await Tail(script.url, "s1", on_frame=write).run()
 
 
 def test_backoff_has_full_jitter_and_a_bound(monkeypatch: pytest.MonkeyPatch):

@@ -212,8 +212,9 @@ def test_an_id_is_text():
 
 
 def test_a_search_without_parameters_is_the_first_page():
-    """A hundred events from the beginning."""
+    """A hundred events from the beginning; or as many as are asked for."""
     assert read_search({}) == Search(EVERYTHING, 100, False, None, "")
+    assert read_search({"limit": "7"}).limit == 7
 
 
 @pytest.mark.parametrize(

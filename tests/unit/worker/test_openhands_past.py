@@ -29,6 +29,7 @@ class FakeArchive:
         added: How many entries it ever had.
         reads: Of entries.
         up: Whether it is connected.
+        waits: How often somebody waited for that.
         away: Whether it cannot be read.
         gate: Reads wait until it is set.
     """
@@ -39,8 +40,13 @@ class FakeArchive:
         self.reads = 0
         self.up = True
         self.away = False
+        self.waits = 0
         self.gate = asyncio.Event()
         self.gate.set()
+
+    async def wait_up(self) -> None:
+        self.waits += 1
+        await asyncio.sleep(0)
 
     def add(
         self, count: int = 1, kind: str = "MessageEvent", pad: int = EVENT_BYTES
@@ -301,27 +307,15 @@ async def test_too_many_reads_at_once_are_refused(
     assert len(again.items) == 3
 
 
-async def test_a_connection_that_is_just_being_made_is_waited_for(
+async def test_a_store_that_stays_away_is_told_at_once(
     archive: FakeArchive, past: Past
 ):
-    """A client that asks a worker once, right after its start, is served."""
-    archive.add(3)
+    """Also to those who wait for each other: none waits for the patience of another."""
     archive.up, archive.away = False, True
-    task = asyncio.create_task(past.search("s", Search()))
-    await asyncio.wait([task], timeout=0.05)
-    archive.up, archive.away = True, False
-
-    assert len((await task).items) == 3
-
-
-async def test_a_store_that_stays_away_is_told_soon(
-    archive: FakeArchive, past: Past, monkeypatch: pytest.MonkeyPatch
-):
-    """Patience has its bound."""
-    monkeypatch.setattr(openhands_past, "PATIENCE_S", 0.01)
-    archive.up, archive.away = False, True
-    with pytest.raises(Refusal):
-        await past.search("s", Search())
+    counts = [past.count("s", EVERYTHING) for _ in range(3)]
+    results = await asyncio.gather(*counts, return_exceptions=True)
+    assert [type(result) for result in results] == [Refusal] * 3
+    assert archive.waits == 3
 
 
 async def test_a_store_that_is_away_is_a_refusal(archive: FakeArchive, past: Past):

@@ -13,9 +13,9 @@ from broker.entry import Event
 from broker.model import FIRST_ID, LAST_ID, Position, StreamId, id_before
 from broker.store.loss import StreamInfo
 from broker.store.streams import Entry
-from broker.worker.archive import Archive
+from broker.worker.archive import COUNT_MAX, Archive
 from broker.worker.channels import Start, StartAt
-from broker.worker.seeking import RETAINED, Seeker
+from broker.worker.seeking import ENTRIES_MAX, RETAINED, Seeker
 
 HOUR_MS = 3_600_000
 
@@ -206,3 +206,13 @@ async def test_a_loss_of_unknown_size_is_left_to_be_announced() -> None:
 async def test_of_a_stream_that_was_never_written_everything_is_wanted() -> None:
     """Whatever its client remembers, it is of another one."""
     assert await seek(Past([]), 7) == RETAINED
+
+
+async def test_a_search_among_entries_without_keys_is_bounded() -> None:
+    """More than was wanted is sent then, and nothing is lost."""
+    items = [Item((n * HOUR_MS, 0), n if n < 3 else None) for n in range(1, 40_000)]
+    past = Past(items)
+    start = await seek(past, 10)
+
+    assert past.sent <= ENTRIES_MAX + COUNT_MAX + 10
+    assert start == RETAINED or start.position.id <= items[1].id
