@@ -42,7 +42,7 @@ export function Conversation({ session }) {
       </ol>
       <button
         disabled={!isOpen}
-        onClick={() => client.send("user_input", { content: "hi" })}
+        onClick={() => client.send("user_input", { content: "hi" }).catch(console.error)}
       >
         Say hi
       </button>

@@ -39,6 +39,8 @@ TERMINAL_DELAY_S = (1.0, 3.0)
 TERMINAL_PER_S, TERMINAL_BURST = 2, 20
 """Terminal refusals per address that are told by a close code."""
 SSE_RETRY_MS = (1000, 5000)
+PREFLIGHT_S = 600
+"""How long a browser may remember that a page may ask."""
 SSE_HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
     b"Cache-Control: no-store\r\nX-Accel-Buffering: no\r\nConnection: close\r\n"
@@ -145,6 +147,8 @@ class NativeEdge:
     async def _open_sse(
         self, request: web.BaseRequest, session: str
     ) -> web.StreamResponse:
+        if request.method == hdrs.METH_OPTIONS:
+            return self._permit(request)
         if request.method != hdrs.METH_GET:
             raise Refusal("bad_request", "an event stream is read with GET")
         wanted = self._read_sse(request, session)
@@ -152,6 +156,21 @@ class NativeEdge:
         head = SSE_HEAD + _cors(request.headers.get(hdrs.ORIGIN, "")) + b"\r\n"
         opening = Opening(wanted, self._event_stream, token, greeting=head)
         return await self._doorway.open_stream(request, opening)
+
+    def _permit(self, request: web.BaseRequest) -> web.Response:
+        """Let a page of another origin send its token and its position."""
+        check_origin(request, self._settings)
+        return web.Response(
+            status=204,
+            headers={
+                **HEADERS,
+                hdrs.ACCESS_CONTROL_ALLOW_ORIGIN: request.headers.get(hdrs.ORIGIN, ""),
+                hdrs.VARY: hdrs.ORIGIN,
+                hdrs.ACCESS_CONTROL_ALLOW_METHODS: hdrs.METH_GET,
+                hdrs.ACCESS_CONTROL_ALLOW_HEADERS: "authorization, last-event-id",
+                hdrs.ACCESS_CONTROL_MAX_AGE: str(PREFLIGHT_S),
+            },
+        )
 
     def _read_sse(self, request: web.BaseRequest, session: str) -> Wanted:
         # EventSource repeats the URL it was made with, so its own header is newer.

@@ -181,6 +181,22 @@ async def test_requests_for_no_path_are_answered(front: Front, line: str) -> Non
     assert head.split()[1] in (b"400", b"404")
 
 
+async def test_pages_may_ask_whether_they_may_send_a_token(front: Front) -> None:
+    """To an event stream, from an origin that is allowed; nobody else may."""
+    origin = f"http://{front.address[0]}:{front.address[1]}"
+    permitted, refused = [
+        await http.request(
+            "OPTIONS", front.address, "/v1/sse/s1", headers={"Origin": one}
+        )
+        for one in (origin, "http://evil.example")
+    ]
+
+    assert permitted.status == 204
+    assert permitted.headers["access-control-allow-origin"] == origin
+    assert "authorization" in permitted.headers["access-control-allow-headers"]
+    assert "access-control-allow-origin" not in refused.headers
+
+
 async def test_aiohttp_is_gone_from_event_streams(front: Front) -> None:
     """The same for the other protocol."""
     reader, writer = await asyncio.open_connection(*front.address)
