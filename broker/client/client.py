@@ -106,9 +106,10 @@ class Client:
         They come in order and each at most once, over as many connections as it takes:
         a connection that ends is followed by another one that goes on behind the last
         thing received, after the time that the broker asks for, else after growing
-        times of random length. Between the socket and the loop there are at most 1000
-        items or 1 MiB. A slow loop makes the broker see a slow socket, which is what
-        *overflow* is about; it is never taken for a dead connection.
+        times of random length. That is tried for ever, with a warning in the log each
+        time. Between the socket and the loop there are at most 1000 items or 1 MiB,
+        whichever is reached first. A slow loop makes the broker see a slow socket,
+        which is what *overflow* is about; it is never taken for a dead connection.
 
         Nothing is missing without being told. In its place in the order comes
 

@@ -18,14 +18,14 @@ _PRESENCE = frozenset(("present", "joined", "left"))
 
 
 class Stream:
-    """What `Client.events` returns; iterate over it in one task, once.
+    """What `Client.events` returns; iterate over it in one task.
 
     Asking for the next item says that the one before is finished with. Waiting for an
     item can be cancelled, also by a time limit, and asked again: nothing is lost by it.
 
     ``break``, an exception or a cancellation leave the loop with an item in hand that
-    is not finished. The connection is then closed soon, and at the end of the client's
-    ``async with`` for sure. To know when::
+    is not finished. Who keeps the stream may go on iterating. Else its connection is
+    closed soon, and at the end of the client's ``async with`` for sure. To know when::
 
         async with client.events("s1") as events:
             async for event in events:
