@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Final
 
@@ -29,7 +30,7 @@ REAL_LOSSES: Final = ("trimmed", "dropped", "reset")
 _NAME = b'"oh_event"'
 
 
-class SocketFormat:
+class SocketFormat(ABC):
     """What both sockets have in common: which entries they give, and what they say.
 
     A heartbeat is a ping; the protocol has no words for one.
@@ -66,9 +67,9 @@ class SocketFormat:
             return self.trouble(_too_large(session, ms, n, data))
         return websocket.text_frame(message) if message else b""
 
+    @abstractmethod
     def message(self, seq: int, data: bytes, transient: bool) -> bytes:
         """The text of the frame of an event; empty where it is not given."""
-        raise NotImplementedError
 
     def state(self, data: bytes) -> bytes:
         """A state that is told apart from the log.
@@ -107,9 +108,9 @@ class SocketFormat:
             return self.trouble(Trouble("StreamUnreadable", str(data["message"])))
         return b""
 
+    @abstractmethod
     def trouble(self, trouble: Trouble) -> bytes:
         """The frame that tells of one."""
-        raise NotImplementedError
 
     def editor(self, lagging: bool) -> None:
         """Nothing is left out or put together."""
