@@ -31,7 +31,7 @@ from typing import Any, Self, TypeVar
 
 import orjson
 
-from broker.client.tail import backoff_s
+from broker.client.follow import backoff_s
 from broker.errors import StoreRefused, StoreUnavailable
 from broker.model import FIRST_ID, StreamId
 from broker.store.groups import Delivered, GroupConsumer, Origin

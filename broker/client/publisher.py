@@ -22,7 +22,7 @@ from typing import Any, Self
 
 import orjson
 
-from broker.client.tail import backoff_s
+from broker.client.follow import backoff_s
 from broker.entry import Skipped, is_rfc3339, read_entry
 from broker.errors import StoreRefused, StoreUnavailable
 from broker.model import is_session_name

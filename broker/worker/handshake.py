@@ -149,10 +149,15 @@ def read_request(
         reading = read_reading(query, settings.max_replay_entries)
     except BadStart as error:
         raise Refusal("bad_request", str(error)) from None
-    return Wanted(session=session, user=_read_user(query), reading=reading)
+    return Wanted(session=session, user=read_user(query), reading=reading)
 
 
-def _read_user(query: Mapping[str, str]) -> str:
+def read_user(query: Mapping[str, str]) -> str:
+    """Who a client says it is.
+
+    Raises:
+        Refusal: It is too long, or not printable.
+    """
     user = query.get("user", "")
     if len(user.encode("utf-8", "replace")) > USER_BYTES_MAX or not user.isprintable():
         raise Refusal("bad_request", f"user is text of at most {USER_BYTES_MAX} bytes")

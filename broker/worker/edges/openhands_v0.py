@@ -26,7 +26,7 @@ from broker.worker.dialect import Dialect, Farewell, close_frame
 from broker.worker.doorway import Opening
 from broker.worker.edges.edge import json_response
 from broker.worker.edges.parts import Parts
-from broker.worker.handshake import USER_BYTES_MAX, Refusal, Wanted, check_origin
+from broker.worker.handshake import Refusal, Wanted, check_origin, read_user
 from broker.worker.seeking import RETAINED, Seeker
 from broker.worker.starting import Reading
 
@@ -316,9 +316,7 @@ class V0Edge:
 
 def _read_wanted(query: Mapping[str, str], settings: Settings) -> tuple[Wanted, bytes]:
     """What a client wants, or the packet that says why it cannot have it."""
-    user = query.get("user", "")
-    if len(user.encode("utf-8", "replace")) > USER_BYTES_MAX or not user.isprintable():
-        raise Refusal("bad_request", f"user is text of at most {USER_BYTES_MAX} bytes")
+    user = read_user(query)
     conversation = v0.given(query.get("conversation_id"))
     if not conversation:
         return Wanted(), socketio.connect_error_packet(v0.NO_CONVERSATION)
