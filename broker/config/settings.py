@@ -260,8 +260,9 @@ class Settings(EdgeSettings, SessionSettings, AccessSettings):
 
     def secrets(self) -> tuple[str, ...]:
         """Texts that must never be printed, for ``broker.logs.configure_logs``."""
-        password = parse_url(self.redis_url.get_secret_value()).password or ""
-        texts = [password, quote(password, safe="")]
+        address = parse_url(self.redis_url.get_secret_value())
+        passwords = (address.password, address.options.get("sentinel_password", ""))
+        texts = [text for one in passwords for text in (one, quote(one, safe=""))]
         texts += [secret.get_secret_value() for secret in self._secrets().values()]
         return tuple(text for text in texts if text)
 

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import ssl
-from typing import Any
+from typing import Any, Literal, TypeAlias
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import msgspec
 
 from broker.errors import ConfigError
 
-SCHEMES = ("redis", "rediss", "unix")
+Kind: TypeAlias = Literal["server", "sentinel", "cluster"]
+Node: TypeAlias = tuple[str, int]
+"""Host and port."""
+
+SCHEMES: dict[str, Kind] = {
+    "redis": "server",
+    "rediss": "server",
+    "unix": "server",
+    "redis+sentinel": "sentinel",
+    "rediss+sentinel": "sentinel",
+    "redis+cluster": "cluster",
+    "rediss+cluster": "cluster",
+}
 _OPTIONS = (
     "db",
+    "sentinel_username",
+    "sentinel_password",
     "ssl_cert_reqs",
     "ssl_ca_certs",
     "ssl_certfile",
@@ -21,10 +35,13 @@ _OPTIONS = (
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a server is and how to log in.
+    """Where a server is, or who knows where it is, and how to log in.
 
     Attributes:
-        host: Host name; empty for a Unix socket.
+        kind: One server; or whom to ask for it: Sentinels, or the nodes of a cluster.
+        nodes: Whom to ask, in this order; empty for one server.
+        service: The name under which Sentinels know the primary.
+        host: Host name; empty for a Unix socket, and where `nodes` are asked.
         port: TCP port.
         path: Path of the Unix socket; empty for TCP.
         username: ACL user, or empty for the default user.
@@ -34,6 +51,9 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
         options: The ``ssl_...`` options of the query.
     """
 
+    kind: Kind = "server"
+    nodes: tuple[Node, ...] = ()
+    service: str = ""
     host: str = ""
     port: int = 6379
     path: str = ""
@@ -47,8 +67,12 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
         """What a log or a message may show: never user or password."""
         if self.path:
             return f"unix://{self.path}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'rediss' if self.tls else 'redis'}://{host}:{self.port}/{self.db}"
+        scheme = "rediss" if self.tls else "redis"
+        if self.kind == "server":
+            return f"{scheme}://{_shown(self.host, self.port)}/{self.db}"
+        nodes = ",".join(_shown(*node) for node in self.nodes)
+        where = f"{self.service}/{self.db}" if self.service else str(self.db)
+        return f"{scheme}+{self.kind}://{nodes}/{where}"
 
     def __repr__(self) -> str:
         return f"Address({self})"
@@ -76,10 +100,16 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_url(url: str) -> Address:
-    """Read ``redis://``, ``rediss://`` (TLS) or ``unix://``.
+    """Read the URL of a server, of Sentinels or of a cluster.
 
-    ``redis://[user][:password]@host[:port][/db]`` and
-    ``unix://[user][:password]@/path?db=0``; percent-encoded where needed.
+    - ``redis://[user][:password]@host[:port][/db]``; ``rediss://`` for TLS;
+    - ``unix://[user][:password]@/path?db=0``;
+    - ``redis+sentinel://[user][:password]@host[:port],.../service[/db]``: the primary
+      of *service*, as the Sentinels name it; these have a log-in of their own in
+      ``?sentinel_username=`` and ``sentinel_password=``;
+    - ``redis+cluster://[user][:password]@host[:port],...``: some nodes of a cluster.
+
+    Percent-encoded where needed; ``rediss+...`` for TLS.
 
     Raises:
         ConfigError: The URL is none of these. The message does not repeat the URL,
@@ -87,14 +117,43 @@ def parse_url(url: str) -> Address:
     """
     try:
         parts = urlsplit(url)
-        port = parts.port
     except ValueError:
         raise ConfigError("the Redis URL has no valid host and port") from None
-    if parts.scheme not in SCHEMES:
+    kind = SCHEMES.get(parts.scheme)
+    if kind is None:
         raise ConfigError(
-            "the Redis URL must begin with redis://, rediss:// or unix://"
+            "the Redis URL must begin with redis://, rediss:// or unix://, or with "
+            "redis+sentinel://, redis+cluster:// and the like for rediss"
         )
-    options = dict(parse_qsl(parts.query))
+    options = _options(parts.query)
+    common: dict[str, Any] = {
+        "kind": kind,
+        "username": unquote(parts.username or ""),
+        "password": unquote(parts.password or ""),
+        "tls": parts.scheme.startswith("rediss"),
+    }
+    if parts.scheme == "unix":
+        if not parts.path:
+            raise ConfigError("a unix:// URL needs the path of the socket")
+        db = _database(options.pop("db", ""))
+        return Address(path=unquote(parts.path), db=db, options=options, **common)
+    service, db_text = _path(parts.path, kind)
+    db = _database(db_text or options.pop("db", ""))
+    options.pop("db", None)
+    if kind == "cluster" and db:
+        raise ConfigError("a cluster has no database but 0")
+    common |= {"db": db, "options": options}
+    nodes = _nodes(parts, 26379 if kind == "sentinel" else 6379)
+    if kind == "server":
+        if len(nodes) > 1:
+            raise ConfigError("only sentinel and cluster URLs have several hosts")
+        ((host, port),) = nodes
+        return Address(host=host, port=port, **common)
+    return Address(nodes=nodes, service=service, **common)
+
+
+def _options(query: str) -> dict[str, str]:
+    options = dict(parse_qsl(query))
     if unknown := sorted(options.keys() - set(_OPTIONS)):
         allowed = ", ".join(_OPTIONS)
         raise ConfigError(
@@ -102,30 +161,43 @@ def parse_url(url: str) -> Address:
         )
     if options.get("ssl_cert_reqs", "required") not in ("required", "none"):
         raise ConfigError("ssl_cert_reqs in the Redis URL must be required or none")
-    common: dict[str, Any] = {
-        "username": unquote(parts.username or ""),
-        "password": unquote(parts.password or ""),
-        "db": _database(parts, options.pop("db", "")),
-        "options": options,
-    }
-    if parts.scheme == "unix":
-        if not parts.path:
-            raise ConfigError("a unix:// URL needs the path of the socket")
-        return Address(path=unquote(parts.path), **common)
-    return Address(
-        host=parts.hostname or "127.0.0.1",
-        port=6379 if port is None else port,
-        tls=parts.scheme == "rediss",
-        **common,
-    )
+    return options
 
 
-def _database(parts: SplitResult, option: str) -> int:
-    text = option
-    if parts.scheme != "unix" and parts.path.strip("/"):
-        text = parts.path.strip("/")
+def _nodes(parts: SplitResult, default_port: int) -> tuple[Node, ...]:
+    """Host and port of each node; `SplitResult` knows only one."""
+    netloc = parts.netloc.rpartition("@")[2]
+    nodes = []
+    for text in netloc.split(","):
+        try:
+            one = urlsplit(f"//{text}")
+            port = one.port
+        except ValueError:
+            raise ConfigError("the Redis URL has no valid host and port") from None
+        nodes.append(
+            (one.hostname or "127.0.0.1", default_port if port is None else port)
+        )
+    return tuple(nodes)
+
+
+def _path(path: str, kind: Kind) -> tuple[str, str]:
+    """The service and the database, as they stand in the URL."""
+    text = path.strip("/")
+    if kind != "sentinel":
+        return "", text
+    service, _, db = text.partition("/")
+    if not service:
+        raise ConfigError("a sentinel URL needs the service: ...@host:26379/mymaster")
+    return unquote(service), db
+
+
+def _database(text: str) -> int:
     if not text:
         return 0
     if not (text.isascii() and text.isdigit()):
         raise ConfigError("the database in the Redis URL must be a number")
     return int(text)
+
+
+def _shown(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -233,6 +233,15 @@ def test_password_is_in_no_printable_form():
     assert settings.for_boot()["redis_url"] == url
 
 
+def test_the_password_of_sentinels_is_a_secret_too():
+    """It stands in the query of the URL."""
+    url = f"redis+sentinel://h/main?sentinel_password={CANARY}"
+    settings = load_settings({"BROKER_REDIS_URL": url})
+
+    assert CANARY in settings.secrets()
+    assert CANARY not in str(settings.shown())
+
+
 def test_validation_errors_hide_their_input():
     """Even pydantic's own text, should it escape, shows no value."""
     with pytest.raises(ValidationError) as caught:

@@ -319,13 +319,15 @@ async def test_redis_that_stays_away_is_given_up(start_redis: StartRedis) -> Non
 
 @pytest.mark.usefixtures("quick")
 async def test_flushed_scripts_are_loaded_again(
-    publish: Publisher, redis: Redis, session: str
+    start_redis: StartRedis, redis_at: RedisAt, session: str
 ) -> None:
     """SCRIPT FLUSH is not noticed by the caller."""
-    await publish(session, "tick")
-    await redis.script_flush()
+    server = start_redis()
+    async with Publisher(server.url) as publish:
+        await publish(session, "tick")
+        await redis_at(server.url).script_flush()
 
-    assert await publish(session, "tock")
+        assert await publish(session, "tock")
 
 
 async def test_what_redis_refuses_is_not_tried_again(

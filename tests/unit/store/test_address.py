@@ -24,6 +24,27 @@ from broker.store.address import Address, parse_url
             "rediss://h?ssl_ca_certs=/ca.pem",
             Address(host="h", tls=True, options={"ssl_ca_certs": "/ca.pem"}),
         ),
+        (
+            "redis+sentinel://u:p@h1,h2:7/main/3?sentinel_password=s",
+            Address(
+                kind="sentinel",
+                nodes=(("h1", 26379), ("h2", 7)),
+                service="main",
+                username="u",
+                password="p",
+                db=3,
+                options={"sentinel_password": "s"},
+            ),
+        ),
+        (
+            "rediss+cluster://:p@h1:7,[::1]",
+            Address(
+                kind="cluster",
+                nodes=(("h1", 7), ("::1", 6379)),
+                password="p",
+                tls=True,
+            ),
+        ),
     ],
 )
 def test_url_is_taken_apart(url: str, address: Address) -> None:
@@ -39,6 +60,11 @@ def test_url_is_taken_apart(url: str, address: Address) -> None:
         ("redis://h:x", "valid host and port"),
         ("redis://h:99999", "valid host and port"),
         ("redis://h/x", "must be a number"),
+        ("redis://h1,h2", "several hosts"),
+        ("redis+sentinel://h1,h2", "needs the service"),
+        ("redis+sentinel://h1,h2:x/main", "valid host and port"),
+        ("redis+sentinel://h1/main/x", "must be a number"),
+        ("redis+cluster://h/1", "no database but 0"),
         ("redis://h?socket_timeout=1", "socket_timeout"),
         ("rediss://h?ssl_cert_reqs=maybe", "required or none"),
         ("unix://", "path"),
@@ -67,6 +93,16 @@ def test_shown_address_has_neither_user_nor_password() -> None:
 
     assert str(address) == "rediss://[::1]:7/2"
     assert "canary" not in repr(address)
+
+
+def test_shown_address_of_many_nodes_has_no_secret_either() -> None:
+    """Sentinels and clusters are shown by their nodes."""
+    sentinels = parse_url("redis+sentinel://u:canary@a,b/main?sentinel_password=canary")
+
+    assert str(sentinels) == "redis+sentinel://a:26379,b:26379/main/0"
+    assert str(parse_url("redis+cluster://a,[::1]:7")) == (
+        "redis+cluster://a:6379,[::1]:7/0"
+    )
 
 
 def test_certificates_that_cannot_be_read_are_a_config_error() -> None:
