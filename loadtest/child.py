@@ -6,7 +6,6 @@ import contextlib
 import os
 import selectors
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -33,14 +32,6 @@ def wait_until(
         if time.monotonic() > deadline:
             raise ChildFailed(f"{what}: not within {timeout_s:g} s")
         time.sleep(period_s)
-
-
-def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def spawn(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import random
 import re
 import shutil
 import socket
@@ -20,6 +21,7 @@ from pathlib import Path
 from broker.errors import StoreError
 
 LOOPBACK = "127.0.0.1"
+PORTS_FROM, PORTS_TRIED = 10_000, 100
 START_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 10.0
 OLDEST = {"redis": (7, 0), "valkey": (7, 2)}
@@ -233,11 +235,26 @@ def find_server() -> Path:
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody uses at this moment."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of 127.0.0.1 that nobody uses at this moment.
+
+    Not one of those that the kernel gives to outgoing connections, if there are others:
+    one of these may take a port while its server is being restarted.
+    """
+    usual = range(PORTS_FROM, _first_ephemeral())
+    tried = random.sample(usual, min(len(usual), PORTS_TRIED))
+    for port in [*tried, 0]:
+        with socket.socket() as probe:
+            try:
+                probe.bind((LOOPBACK, port))
+            except OSError:
+                continue
+            free: int = probe.getsockname()[1]
+            return free
+    raise StoreError("there is no free TCP port")
+
+
+def _first_ephemeral() -> int:
+    return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
 
 
 def _is_new_enough(binary: Path) -> bool:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from loadtest.child import Child, free_port
+from broker.store.embedded import free_port
+from loadtest.child import Child
 from loadtest.counters import Counters
 from loadtest.fleet.dialects import Dialect
 from loadtest.peers.target import Feed, Target

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loadtest.child import ChildFailed, end, free_port, spawn, wait_until
+from broker.store.embedded import free_port
+from loadtest.child import ChildFailed, end, spawn, wait_until
 from loadtest.counters import Counters
 from loadtest.fleet.dialects import Dialect
 from loadtest.peers.redis_server import RedisServer

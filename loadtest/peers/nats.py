@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from loadtest.child import end, free_port, spawn, wait_until
+from broker.store.embedded import free_port
+from loadtest.child import end, spawn, wait_until
 from loadtest.counters import Counters
 from loadtest.fleet.dialects import Dialect
 from loadtest.peers.target import Feed, Target

@@ -12,7 +12,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from loadtest.child import ChildFailed, end, free_port, spawn, wait_until
+from broker.store.embedded import free_port
+from loadtest.child import ChildFailed, end, spawn, wait_until
 
 
 def find_server() -> str:

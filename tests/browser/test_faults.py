@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 
 from redis.asyncio import Redis
 
-from broker.store.embedded import EmbeddedServer
+from broker.store.embedded import EmbeddedServer, free_port
 from tests.browser.console import OpenConsole
 from tests.browser.proxies import Gateway
 from tests.conftest import RedisAt, StartBroker
@@ -18,12 +17,6 @@ from tests.harness.load import replaced
 from tests.harness.proxy import FaultProxy
 from tests.harness.publisher import Author
 from tests.harness.servers import BrokerServer
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port: int = found.getsockname()[1]
-        return port
 
 
 def numbers(count: int) -> list[int]:

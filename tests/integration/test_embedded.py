@@ -214,3 +214,11 @@ async def test_url_leads_to_a_free_port():
     server = await asyncio.start_server(lambda _r, _w: None, "127.0.0.1", free_port())
     server.close()
     await server.wait_closed()
+
+
+def test_free_port_is_none_of_those_for_outgoing_connections():
+    """These may take it while its server is being restarted."""
+    limits = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+    low, high = map(int, limits)
+
+    assert not [port for _ in range(20) if low <= (port := free_port()) <= high]
