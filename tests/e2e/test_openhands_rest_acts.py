@@ -294,6 +294,28 @@ async def test_a_deliberate_act_opens_an_evicted_session_again(
         client.cut()
 
 
+async def test_a_conversation_begins_when_its_session_is_opened(
+    guarded: BrokerServer, stream: Conversation, conversation: str
+):
+    """Its user sees it before anything is published, and nobody else."""
+    key, other = dict(bearer(token(f"user-{conversation}"))), dict(bearer(token("eve")))
+    path = path_of(conversation)
+    client = await WebSocketClient.connect(
+        guarded.public, f"/v1/ws/{conversation}", headers=[*key.items()]
+    )
+    await client.until("subscribed")
+    opened = await http.get(guarded.public, path, headers=key)
+    foreign = await http.get(guarded.public, path, headers=other)
+    await stream.say()
+    said = await http.get(guarded.public, path, headers=key)
+    client.cut()
+
+    assert (opened.status, foreign.status, said.status) == (200, 404, 200)
+    assert opened.json()["execution_status"] == "idle"
+    assert said.json()["created_at"] == opened.json()["created_at"]
+    assert said.json()["updated_at"] > opened.json()["updated_at"]
+
+
 # Who may.
 
 

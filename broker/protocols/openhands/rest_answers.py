@@ -97,11 +97,11 @@ def list_json(items: Sequence[bytes | None]) -> bytes:
 
 
 class Life(msgspec.Struct, frozen=True):
-    """What a stream says about its conversation.
+    """Between which times something is known of a conversation.
 
     Attributes:
-        first_ms: When its first entry was added, in ms since 1970.
-        last_ms: The same for the last one.
+        first_ms: When it was opened or its first entry was added, in ms since 1970.
+        last_ms: When it was last heard of.
     """
 
     first_ms: int

@@ -5,19 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from aiohttp import hdrs, web
 
 from broker import __version__
 from broker.control.identity import Identity
 from broker.control.upstream import Answer
+from broker.errors import StoreError
 from broker.protocols.openhands import rest, rest_answers
 from broker.protocols.openhands.rest import COMMANDS, Invalid
+from broker.store.loss import StreamInfo
+from broker.store.session_outcomes import Record
 from broker.worker.edges.edge import HEADERS, Outbox, json_response
 from broker.worker.edges.openhands_acts import Acts, BadBody, read_body
 from broker.worker.edges.openhands_past import Past
 from broker.worker.edges.parts import Parts
+from broker.worker.entrance import refusal_of
 from broker.worker.handshake import Refusal, check_origin, read_token
 from broker.worker.snapshots import Snapshots
 
@@ -30,7 +34,16 @@ PREFLIGHT_S: Final = 600
 STATUSES: Final = {"rate_limited": 429, "too_large": 413}
 """Of commands that were not stored; everything else is 503."""
 
-Read = Callable[[web.BaseRequest, str], Awaitable[web.Response]]
+
+class Question(NamedTuple):
+    """What somebody who may wants to know about a session."""
+
+    request: web.BaseRequest
+    identity: Identity
+    session: str
+
+
+Read = Callable[[Question], Awaitable[web.Response]]
 """Answers a question about a session."""
 Answers = Mapping[str, Callable[[], Awaitable[web.Response]]]
 """What a path answers, by method."""
@@ -48,6 +61,7 @@ class OpenHandsRest:
         self._settings = parts.settings
         self._entrance = parts.entrance
         self._archive = parts.archive
+        self._plane = parts.plane
         self._past = Past(parts.archive, snapshots, parts.settings.max_event_bytes)
         self._acts = Acts(parts.values, parts.entrance, parts.plane)
         self._outbox = Outbox()
@@ -156,7 +170,7 @@ class OpenHandsRest:
         identity = await self._identify(request)
         session = rest.read_conversation(text, where)
         self._entrance.check_right(identity, session)
-        answer = await read(request, session)
+        answer = await read(Question(request, identity, session))
         self._entrance.check_access(identity)
         return self._outbox.take(answer)
 
@@ -174,42 +188,55 @@ class OpenHandsRest:
 
     # What is read.
 
-    async def _search(self, request: web.BaseRequest, session: str) -> web.Response:
-        page = await self._past.search(session, rest.read_search(request.query))
-        if page.empty and await self._past.info(session) is None:
-            return _no_conversation(session)
+    async def _search(self, asked: Question) -> web.Response:
+        search = rest.read_search(asked.request.query)
+        page = await self._past.search(asked.session, search)
+        if page.empty and await self._past.info(asked.session) is None:
+            return _no_conversation(asked.session)
         return _json(rest_answers.page_json(page.items, page.following))
 
-    async def _count(self, request: web.BaseRequest, session: str) -> web.Response:
-        number = await self._past.count(session, rest.read_filter(request.query))
-        return _no_conversation(session) if number is None else _json(b"%d" % number)
+    async def _count(self, asked: Question) -> web.Response:
+        which = rest.read_filter(asked.request.query)
+        number = await self._past.count(asked.session, which)
+        if number is None:
+            return _no_conversation(asked.session)
+        return _json(b"%d" % number)
 
-    async def _show_one(
-        self, event_id: str, request: web.BaseRequest, session: str
-    ) -> web.Response:
-        found = await self._past.find(session, [event_id])
+    async def _show_one(self, event_id: str, asked: Question) -> web.Response:
+        found = await self._past.find(asked.session, [event_id])
         if event_id in found:
             return _json(found[event_id])
         return _error(404, rest_answers.NOT_FOUND)
 
-    async def _show_several(
-        self, request: web.BaseRequest, session: str
-    ) -> web.Response:
-        settings = self._settings
+    async def _show_several(self, asked: Question) -> web.Response:
+        settings, request = self._settings, asked.request
         body = await read_body(request, settings.max_frame_bytes, settings.handshake_s)
         ids = rest.read_ids(body, request.query.getall("ids", []))
-        found = await self._past.find(session, ids)
+        found = await self._past.find(asked.session, ids)
         return _json(rest_answers.list_json([found.get(one) for one in ids]))
 
-    async def _show(self, request: web.BaseRequest, session: str) -> web.Response:
-        info = await self._past.info(session)
-        if info is None:
-            return _no_conversation(session)
-        look = await self._past.state(session)
+    async def _show(self, asked: Question) -> web.Response:
+        record = await self._record(asked)
+        info = await self._past.info(asked.session)
+        if info is None and record is None:
+            return _no_conversation(asked.session)
+        look = await self._past.state(asked.session)
         state = None if look.snapshot is None else look.snapshot.data
         status = None if look.status is None else look.status.value
-        life = rest_answers.Life(info.first[0], info.last[0])
-        return _json(rest_answers.conversation_json(session, state, status, life))
+        life = _life(info, record)
+        return _json(rest_answers.conversation_json(asked.session, state, status, life))
+
+    async def _record(self, asked: Question) -> Record | None:
+        """What is kept of the session of the user who asks."""
+        user = asked.identity.user
+        if not user:
+            return None
+        try:
+            records = await self._plane.sessions_of(user)
+        except StoreError as error:
+            raise refusal_of(error) from None
+        mine = (record for record in records if record.session == asked.session)
+        return next(mine, None)
 
     # What everybody may know.
 
@@ -270,6 +297,18 @@ def _refused_command(answer: Answer) -> web.Response:
     # As a refusal it knows when to come back.
     headers = Refusal("unavailable", status=status).headers
     return _error(status, answer.message, headers)
+
+
+def _life(info: StreamInfo | None, record: Record | None) -> rest_answers.Life:
+    """From its first sign of life to its last: a stream's entries may be gone."""
+    began, heard = [], []
+    if info is not None:
+        began.append(info.first[0] or info.last[0])
+        heard.append(info.last[0])
+    if record is not None:
+        began.append(record.started_ms)
+        heard += [record.started_ms, record.active_ms]
+    return rest_answers.Life(min(began), max(heard))
 
 
 def _no_conversation(session: str) -> web.Response:
