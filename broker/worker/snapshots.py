@@ -14,7 +14,6 @@ from typing import Final
 import msgspec
 
 from broker.entry import Event, read_entry
-from broker.errors import StoreUnavailable
 from broker.model import LAST_ID, START, U64_MAX, Position, StreamId
 from broker.protocols.openhands.v1 import is_state, read_state
 from broker.store.loss import StreamInfo
@@ -27,9 +26,6 @@ BYTES_MAX = 16 * 1024 * 1024
 SESSIONS_MAX = 5_000
 KEPT_BYTES_MAX = 32 * 1024 * 1024
 """Sessions, and bytes of their states, that are remembered."""
-PATIENCE_S = 2.0
-PAUSE_S = 0.05
-"""How long, and how often, a connection to Redis is waited for that is being made."""
 
 
 class Snapshot(msgspec.Struct, frozen=True):
@@ -119,7 +115,7 @@ class Snapshots:
             task.exception()  # Looked at, in case that nobody waits any more.
 
     async def _look(self, session: str) -> Look:
-        info = await self._info(session)
+        info = await self._archive.info(session)
         before = self.known(session)
         if info is None or not _continues(before, info):
             before = UNKNOWN
@@ -131,18 +127,6 @@ class Snapshots:
             look = await self._walk(session, before, info)
         self._remember(session, look)
         return look
-
-    async def _info(self, session: str) -> StreamInfo | None:
-        """The XINFO; right after a start or a failover it is waited for a little."""
-        loop = asyncio.get_running_loop()
-        due = loop.time() + PATIENCE_S
-        while True:
-            try:
-                return await self._archive.info(session)
-            except StoreUnavailable:
-                if loop.time() > due:
-                    raise
-            await asyncio.sleep(PAUSE_S)
 
     async def _walk(self, session: str, before: Look, info: StreamInfo) -> Look:
         """Go back from the end to where the last look began, or to a snapshot."""

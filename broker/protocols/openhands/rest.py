@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -17,6 +17,7 @@ import orjson
 from broker.entry import Event
 from broker.errors import BrokerError
 from broker.model import FIRST_ID, StreamId, parse_position
+from broker.protocols.openhands.moments import read_moment
 
 EVENT: Final = b"oh_event"
 """Under which name services publish OpenHands events."""
@@ -300,20 +301,6 @@ def _time(query: Mapping[str, str], name: str) -> datetime | None:
     moment = read_moment(text) or read_moment("+".join(text.rsplit(" ", 1)))
     if moment is None:
         raise Invalid(("query", name), "Input should be a valid datetime")
-    return moment
-
-
-def read_moment(text: str) -> datetime | None:
-    """A time of ISO 8601 as naive UTC, None if it is none.
-
-    One without a zone is taken as it is: so events have theirs.
-    """
-    try:
-        moment = datetime.fromisoformat(text)
-        if moment.tzinfo is not None:
-            moment = moment.astimezone(UTC).replace(tzinfo=None)
-    except (ValueError, OverflowError):
-        return None
     return moment
 
 

@@ -18,6 +18,7 @@ import orjson
 from broker.entry import Event
 from broker.errors import BrokerError
 from broker.protocols.native import BadFrame
+from broker.protocols.openhands.moments import read_moment
 from broker.protocols.openhands.rest import EVENT, ROLES, Invalid, read_conversation
 
 MESSAGE_BYTES_MAX: Final = 1024 * 1024 - 1024
@@ -105,20 +106,6 @@ def _read_flag(query: Mapping[str, str], name: str) -> bool:
     if text in _FALSE:
         return False
     raise BadQuery(f"{name} is true or false")
-
-
-def read_moment(text: str) -> datetime | None:
-    """A time of ISO 8601 as naive UTC, None if it is none.
-
-    One without a zone is taken as it is: so events have theirs.
-    """
-    try:
-        moment = datetime.fromisoformat(text)
-        if moment.tzinfo is not None:
-            moment = moment.astimezone(UTC).replace(tzinfo=None)
-    except (ValueError, OverflowError):
-        return None
-    return moment
 
 
 # What clients say.

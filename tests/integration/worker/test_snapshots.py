@@ -13,6 +13,7 @@ from broker.metrics.slots import Slots
 from broker.model import START, Position
 from broker.store.embedded import EmbeddedServer
 from broker.store.keys import event_key_pattern
+from broker.worker import archive as archives
 from broker.worker import snapshots as module
 from broker.worker.archive import Archive
 from broker.worker.snapshots import UNKNOWN, Look, Snapshots, id_after
@@ -258,7 +259,7 @@ async def test_a_connection_that_does_not_come_is_an_error(
     shared_redis: EmbeddedServer, session: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In bounded time."""
-    monkeypatch.setattr(module, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(archives, "PATIENCE_S", 0.1)
     slots = Slots.create(1)
     pattern = event_key_pattern("broker:events:{session}")
     archive = Archive(shared_redis.url, "test-never", pattern, slots.row(1), lambda: 0)
