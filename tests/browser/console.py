@@ -111,7 +111,8 @@ class ConsolePage:
         await self.page.wait_for_function(HAS_ROW, arg=text)
 
     async def text(self, id_: str) -> str:
-        return await self.page.inner_text(f"#{id_}")
+        text: str = await self.page.inner_text(f"#{id_}")
+        return text
 
     async def rows(self) -> list[str]:
         """The texts of the lines in view, in order."""
