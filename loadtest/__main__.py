@@ -21,6 +21,7 @@ from loadtest.scenarios import (
     sessions,
     slow,
     storm,
+    users,
 )
 from loadtest.scenarios.rounds import run_rounds
 from loadtest.setup import Setup, raise_descriptor_limit, split_cores
@@ -32,6 +33,7 @@ SCENARIOS = {
     "storm": storm.questions,
     "reader": reader.questions,
     "idle": idle.questions,
+    "users": users.questions,
     "accept": accept.questions,
 }
 

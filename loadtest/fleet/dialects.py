@@ -39,12 +39,14 @@ class Spec(msgspec.Struct, frozen=True, omit_defaults=True):
         after: Position to resume from; empty for live only.
         ordinal: The publisher's ordinal at ``after``; -1 if unknown.
         sessions: What to subscribe to by command.
+        user: Whose it is; empty for nobody's.
     """
 
     session: str = ""
     after: str = ""
     ordinal: int = -1
     sessions: list[str] = []
+    user: str = ""
 
 
 def path(dialect: Dialect, spec: Spec) -> str:
@@ -53,8 +55,9 @@ def path(dialect: Dialect, spec: Spec) -> str:
         return "/"
     if not spec.session:
         return "/v1/ws"
-    query = f"?last_event_id={spec.after}" if spec.after else ""
-    return f"/v1/ws/{spec.session}{query}"
+    query = [f"last_event_id={spec.after}"] if spec.after else []
+    query += [f"user={spec.user}"] if spec.user else []
+    return f"/v1/ws/{spec.session}" + ("?" + "&".join(query) if query else "")
 
 
 def greeting(dialect: Dialect, spec: Spec) -> bytes:

@@ -111,6 +111,9 @@ class BrokerTarget(Target):
         calls = self.redis.calls()
         return counts | {f"redis_{name}": calls.get(name, 0) for name in _COMMANDS}
 
+    def stored_bytes(self) -> int:
+        return self.redis.used_bytes()
+
     def complaints(self) -> list[str]:
         return self._log.read_text().splitlines()
 

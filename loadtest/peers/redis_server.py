@@ -76,3 +76,8 @@ class RedisServer:
         """How often each command was called since the start."""
         stats = self.client.info("commandstats")
         return {name.removeprefix("cmdstat_"): s["calls"] for name, s in stats.items()}
+
+    def used_bytes(self) -> int:
+        """Memory that it has given to data and connections."""
+        used: int = self.client.info("memory")["used_memory"]
+        return used

@@ -123,6 +123,10 @@ class Target(ABC):
         """What the target counts by itself, for differences over a window."""
         return {}
 
+    def stored_bytes(self) -> int:
+        """Memory that the data in its stores takes."""
+        return 0
+
     def complaints(self) -> list[str]:
         """Lines that the target logged as warnings or worse."""
         return []

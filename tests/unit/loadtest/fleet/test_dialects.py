@@ -15,6 +15,16 @@ def test_resuming_client_names_its_position() -> None:
     assert dialects.path(Dialect.BROKER, Spec(session="s1")) == "/v1/ws/s1"
 
 
+def test_client_of_a_user_says_whose_it_is() -> None:
+    """The load tests run without tokens."""
+    assert (
+        dialects.path(Dialect.BROKER, Spec(session="s", user="u")) == "/v1/ws/s?user=u"
+    )
+    both = Spec(session="s", user="u", after="1-0")
+
+    assert dialects.path(Dialect.BROKER, both) == "/v1/ws/s?last_event_id=1-0&user=u"
+
+
 def test_client_of_many_sessions_connects_to_none() -> None:
     """It subscribes by command."""
     spec = Spec(sessions=["a", "b"])
