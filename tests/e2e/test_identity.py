@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jwt
@@ -20,31 +20,14 @@ from tests.harness.servers import BrokerServer
 from tests.harness.tokens import SECRET, bearer, now_s, token
 from tests.harness.wire import TEXT, client_frame
 
-
-@pytest.fixture(scope="module")
-def guarded_broker(
-    shared_redis: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[BrokerServer]:
-    """A broker that asks for tokens, for all tests of this file."""
-    settings: dict[str, object] = {
-        "auth": "jwt",
-        "jwt_secret": SECRET,
-        "auth_timeout_s": 1,
-        "token_warn_s": 2,
-        "admin_token": "operator",
-        "max_sessions_per_user": 0,
-    }
-    directory = tmp_path_factory.mktemp("broker")
-    server = BrokerServer(shared_redis.url, directory, settings).start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def guarded(guarded_broker: BrokerServer) -> Iterator[BrokerServer]:
-    """The same; the test fails if it makes the broker log an error."""
-    yield guarded_broker
-    guarded_broker.check_log()
+GUARDED: dict[str, object] = {
+    "auth": "jwt",
+    "jwt_secret": SECRET,
+    "auth_timeout_s": 1,
+    "token_warn_s": 2,
+    "admin_token": "operator",
+    "max_sessions_per_user": 0,
+}
 
 
 async def enter(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -20,6 +19,16 @@ from tests.harness.http import Response
 from tests.harness.servers import BrokerServer
 from tests.harness.tokens import SECRET, bearer, token
 
+GUARDED: dict[str, object] = {
+    "auth": "jwt",
+    "jwt_secret": SECRET,
+    "origins": "https://app.example",
+    "command_rate_per_s": 2,
+    "max_sessions_per_user": 1,
+    "max_frame_bytes": "16KiB",
+    "handshake_s": 1,
+    "workers": 1,
+}
 Json = dict[str, Any]
 SAID = {"role": "user", "content": [{"type": "text", "text": "hi"}], "run": True}
 
@@ -34,34 +43,6 @@ def conversation() -> str:
 def stream(redis: Redis, conversation: str) -> Conversation:
     """Its stream, and what was commanded."""
     return Conversation(redis, conversation)
-
-
-@pytest.fixture(scope="module")
-def guarded_broker(
-    shared_redis: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[BrokerServer]:
-    """A broker that asks for keys, lets one origin in and takes few commands."""
-    settings: dict[str, object] = {
-        "auth": "jwt",
-        "jwt_secret": SECRET,
-        "origins": "https://app.example",
-        "command_rate_per_s": 2,
-        "max_sessions_per_user": 1,
-        "max_frame_bytes": "16KiB",
-        "handshake_s": 1,
-        "workers": 1,
-    }
-    directory = tmp_path_factory.mktemp("broker")
-    server = BrokerServer(shared_redis.url, directory, settings).start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def guarded(guarded_broker: BrokerServer) -> Iterator[BrokerServer]:
-    """The same; the test fails if it makes the broker log an error."""
-    yield guarded_broker
-    guarded_broker.check_log()
 
 
 def path_of(conversation: str, rest: str = "") -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -19,6 +19,12 @@ from tests.harness.openhands_v0 import Raw, event_of, ids, message, publish
 from tests.harness.servers import BrokerServer
 from tests.harness.tokens import SECRET, bearer, token
 
+GUARDED: dict[str, object] = {
+    "auth": "jwt",
+    "jwt_secret": SECRET,
+    "auth_timeout_s": 1,
+    "max_sessions_per_user": 1,
+}
 TOO_MANY = {
     "status_update": True,
     "type": "error",
@@ -26,30 +32,6 @@ TOO_MANY = {
     "message": "Too many conversations at once. If you are still using this one, try "
     "reactivating it by prompting the agent to continue",
 }
-
-
-@pytest.fixture(scope="module")
-def guarded_broker(
-    shared_redis: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[BrokerServer]:
-    """A broker that asks for tokens and lets a user have one conversation."""
-    settings: dict[str, object] = {
-        "auth": "jwt",
-        "jwt_secret": SECRET,
-        "auth_timeout_s": 1,
-        "max_sessions_per_user": 1,
-    }
-    directory = tmp_path_factory.mktemp("broker")
-    server = BrokerServer(shared_redis.url, directory, settings).start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def guarded(guarded_broker: BrokerServer) -> Iterator[BrokerServer]:
-    """The same; the test fails if it makes the broker log an error."""
-    yield guarded_broker
-    guarded_broker.check_log()
 
 
 async def refused(client: Raw, packet: str = "40") -> dict[str, Any]:

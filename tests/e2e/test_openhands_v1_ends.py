@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import uuid
-from collections.abc import Iterator
 
 import pytest
 import websockets
@@ -17,7 +16,7 @@ from tests.conftest import RedisAt, StartBroker, StartRedis
 from tests.harness import http, wire
 from tests.harness.client import ConnectionEnded, Ended, Refused, WebSocketClient
 from tests.harness.conversations import (
-    GUARDED,
+    GUARDED,  # noqa: F401 - `guarded_broker` looks for it here
     STATE,
     Conversation,
     auth,
@@ -47,24 +46,6 @@ def name() -> str:
 @pytest.fixture
 def conversation(redis: Redis, name: str) -> Conversation:
     return Conversation(redis, name)
-
-
-@pytest.fixture(scope="module")
-def guarded_broker(
-    shared_redis: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[BrokerServer]:
-    """A broker that asks for keys and lets each user have one session."""
-    directory = tmp_path_factory.mktemp("broker")
-    server = BrokerServer(shared_redis.url, directory, dict(GUARDED)).start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def guarded(guarded_broker: BrokerServer) -> Iterator[BrokerServer]:
-    """The same; the test fails if it makes the broker log an error."""
-    yield guarded_broker
-    guarded_broker.check_log()
 
 
 # What clients say.
