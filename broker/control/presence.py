@@ -183,6 +183,18 @@ class Presence:
             return 0, []
         return await presence.who(self._standing.use(), session, limit)
 
+    async def say(self, session: str, user: str) -> None:
+        """Say at once that *user* came or went, if that is still to be said.
+
+        Raises:
+            StoreUnavailable: There is no connection.
+        """
+        stay = (session, user)
+        if stay in self._touched:
+            connection = self._standing.use()
+            del self._touched[stay]
+            await self._say(connection, {stay: None})
+
     # What is done by the clock.
 
     async def run(self) -> None:

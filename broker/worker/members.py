@@ -29,7 +29,8 @@ class Members:
         self._is_sending = is_sending
         self._committers: dict[Subscription, Committer] = {}
         self._watching: dict[str, dict[Subscription, None]] = {}
-        self._newcomers: dict[Subscription, None] = {}
+        # Who is still to be told who is there, and whether that is under way.
+        self._newcomers: dict[Subscription, bool] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def opened(self, sub: Subscription, reading: Reading) -> None:
@@ -53,7 +54,7 @@ class Members:
                 self._watching[session] = {}
                 self._plane.presence.watch(session)
             self._watching[session][sub] = None
-            self._newcomers[sub] = None
+            self._newcomers[sub] = False
         if user:
             name = connection.format.name
             self._plane.entered(user, session, connection.connection_id, name)
@@ -78,9 +79,13 @@ class Members:
 
     def look(self) -> None:
         """Tell those who have begun to watch who is there; called each second."""
-        ready = [s for s in self._newcomers if s.announced and not s.socket.blocked]
+        ready = [
+            sub
+            for sub, under_way in self._newcomers.items()
+            if sub.announced and not (under_way or sub.socket.blocked)
+        ]
         for sub in ready:
-            del self._newcomers[sub]
+            self._newcomers[sub] = True
         if ready:
             task = asyncio.get_running_loop().create_task(self._introduce(ready))
             self._tasks.add(task)
@@ -88,10 +93,15 @@ class Members:
 
     async def _introduce(self, subs: list[Subscription]) -> None:
         for sub in subs:
-            session = sub.channel.session
+            session, user = sub.channel.session, _connection(sub).user
+            presence = self._plane.presence
             try:
-                count, users = await self._plane.presence.who(session)
+                # So that he finds himself among them, and is not told that he came.
+                await presence.say(session, user)
+                self._newcomers.pop(sub, None)
+                count, users = await presence.who(session)
             except StoreError:
+                self._newcomers.pop(sub, None)
                 continue  # It is told when Redis is back.
             data = {"users": users, "count": count}
             if sub.state is not State.CLOSED:
@@ -104,7 +114,7 @@ class Members:
             if sub in self._newcomers:
                 continue  # It is told as a whole, as soon as that can be.
             if sub.socket.blocked:
-                self._newcomers[sub] = None
+                self._newcomers[sub] = False
             elif sub.state is not State.CLOSED:
                 sub.socket.notify(event, data, session)
 

@@ -48,6 +48,10 @@ class Recorder:
             self._accounts[key] = Account(client, session)
         return self._accounts[key]
 
+    def forget(self, client: str, session: str) -> None:
+        """Begin a new account: the client wants something else than it did before."""
+        self._accounts.pop((client, session), None)
+
     @property
     def accounts(self) -> list[Account]:
         return list(self._accounts.values())

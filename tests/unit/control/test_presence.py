@@ -450,6 +450,22 @@ def test_who_asks_redis(world: World, pod: Pod) -> None:
         task.result()
 
 
+def test_who_has_just_come_can_be_said_at_once(pod: Pod) -> None:
+    """So that he is in the first list that he is shown; nobody else is said."""
+    pod.enter("ann", "bob")
+    for user in ("ann", "ann", "carl"):
+        pod.loop.create_task(pod.presence.say("s1", user))
+        pod.loop.settle()
+    task = pod.loop.create_task(pod.presence.who("s1"))
+    pod.loop.settle()
+    assert task.result() == (1, ["ann"])
+    pod.go_away()
+    task = pod.loop.create_task(pod.presence.say("s1", "bob"))
+    pod.loop.settle()
+    with pytest.raises(StoreUnavailable):
+        task.result()
+
+
 def test_presence_that_is_off_does_nothing(world: World) -> None:
     """No word to Redis, no channel, an empty list."""
     pod = world.pod(presence=False)
