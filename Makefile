@@ -17,7 +17,7 @@ RUN_READY := $(VENV)/.run-ready
 DEV_READY := $(VENV)/.dev-ready
 CLIENTS_READY := $(VENV)/.clients-ready
 
-.PHONY: run test clients check bench fmt lock clean
+.PHONY: run test clients check bench fmt generated lock clean
 .DELETE_ON_ERROR:
 
 run: $(RUN_READY)
@@ -44,6 +44,13 @@ bench: $(DEV_READY)
 fmt: $(DEV_READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# What is made of other files and checked in all the same; tests notice what is old.
+generated: $(DEV_READY)
+	$(BIN)/python -m broker.config.reference > deploy/SETTINGS.md
+	$(BIN)/python -m grafana.build
+	$(BIN)/python deploy/kubernetes/monitoring/wrap_rules.py \
+		> deploy/kubernetes/monitoring/prometheus-rule.yaml
 
 # Newest versions that pyproject.toml allows; both files agree on what they share.
 lock: $(DEV_READY)

@@ -1,6 +1,7 @@
 """The command line: ``serve``, ``dev``, ``publish``, ``tail``, ``config``.
 
-What operators say to a running broker is in ``operate``.
+What operators say to a running broker is in ``operate``, what is wrong around it says
+``doctor``.
 
 Exit status: 0 done, 1 failed, 2 wrong usage or settings. An error is one sentence on
 standard error.
@@ -20,6 +21,7 @@ from broker.admin import run
 from broker.client.tail import Ending, Frame, NotTaken, Tail
 from broker.config import CLIENT_TOKEN, PREFIX, Settings, load_settings
 from broker.dev import dev_settings, read_state, redis_for, run_dev
+from broker.doctor import beside, doctor
 from broker.errors import BrokerError, ConfigError
 from broker.logs import configure_logs
 from broker.model import is_session_name, parse_position
@@ -72,7 +74,7 @@ def serve() -> None:
     configure_logs(settings, process="supervisor")
 
     async def supervise() -> int:
-        return await Supervisor(settings).run()
+        return await beside(settings, Supervisor(settings).run())
 
     sys.exit(run(supervise()))
 
@@ -189,7 +191,7 @@ def config() -> None:
         click.echo(f"# {field.description}{origin}\n{PREFIX}{name.upper()}={value}\n")
 
 
-for _verb in VERBS:
+for _verb in (*VERBS, doctor):
     main.add_command(_verb)
 
 

@@ -27,6 +27,7 @@ from broker.entry import Skipped, is_rfc3339, read_entry
 from broker.errors import StoreRefused, StoreUnavailable
 from broker.model import is_session_name
 from broker.store.client import DEFAULT_MAX_LEN
+from broker.store.cluster import open_connection
 from broker.store.connection import Command, Connection
 from broker.store.keys import DEFAULT_EVENT_STREAM, event_key_pattern
 from broker.store.once import SCRIPT, OnceStream, digest, read_added
@@ -56,7 +57,7 @@ class Publisher:
         """Prepare without connecting.
 
         Args:
-            url: Of the Redis primary.
+            url: Of the Redis primary, of Sentinels or of a cluster.
             event_stream: ``BROKER_EVENT_STREAM``.
             max_len: About how many events a session keeps.
             max_event_bytes: ``BROKER_MAX_EVENT_BYTES``.
@@ -200,7 +201,7 @@ class Publisher:
             return self._connection
 
     async def _open(self) -> Connection:
-        connection = await Connection.open(
+        connection = await open_connection(
             self._url,
             client_name="broker-client-publisher",
             command_timeout_s=ANSWER_S,

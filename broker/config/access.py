@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, Field, SecretStr, field_validator, model_validator
 
 from broker.config.types import Seconds, SecondsOrZero, Word
+
+Network = IPv4Network | IPv6Network
 
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,]+\Z", re.IGNORECASE)
 
@@ -80,6 +83,13 @@ class AccessSettings(BaseModel):
         "only the host they connect to; *: any.",
     )
 
+    trusted_proxies: str = Field(
+        "",
+        description="Comma-separated addresses and networks of load balancers, such as "
+        "10.0.0.0/8, whose X-Forwarded-For and X-Forwarded-Host are believed. "
+        "Default: nobody's.",
+    )
+
     @model_validator(mode="after")
     def _auth_can_work(self) -> Self:
         if self.auth == "api_key" and not (self.api_keys or self.api_keys_file):
@@ -109,6 +119,21 @@ class AccessSettings(BaseModel):
                 raise ValueError("must list origins such as https://app.example.com")
         return origins
 
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies_are_networks(cls, proxies: str) -> str:
+        for proxy in _split(proxies):
+            try:
+                ip_network(proxy)
+            except ValueError:
+                raise ValueError(_network_hint(proxy)) from None
+        return proxies
+
+    @property
+    def trusted_networks(self) -> tuple[Network, ...]:
+        """The entries of ``trusted_proxies``; an address is a network of one."""
+        return tuple(map(ip_network, _split(self.trusted_proxies)))
+
     @property
     def allowed_origins(self) -> frozenset[str]:
         """The entries of ``origins`` in lower case; empty means same host only."""
@@ -117,3 +142,12 @@ class AccessSettings(BaseModel):
 
 def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _network_hint(text: str) -> str:
+    """Why *text* is no network; a network given by one of its hosts is named."""
+    try:
+        meant = ip_network(text, strict=False)
+    except ValueError:
+        return "must list addresses or networks such as 10.0.0.0/8, no names"
+    return f"{text} is a host in a network: {meant} or {text.partition('/')[0]}"

@@ -91,8 +91,10 @@ class Settings(EdgeSettings, SessionSettings, AccessSettings):
     )
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"),
-        description="redis://, rediss:// or unix:// URL of the primary, credentials "
-        "included. Redis 7.0 or Valkey 7.2 at least.",
+        description="redis://, rediss:// or unix:// URL of the primary, or "
+        "redis+sentinel:// of Sentinels with the service, or redis+cluster:// of some "
+        "nodes (rediss+... for TLS), credentials included. Redis 7.0 or Valkey 7.2 at "
+        "least.",
     )
     event_stream: str = Field(
         "broker:events:{session}",
@@ -201,7 +203,8 @@ class Settings(EdgeSettings, SessionSettings, AccessSettings):
     reader_mode: Annotated[Literal["auto", "tracking", "blocking"], Word] = Field(
         "auto",
         description="How new entries are noticed: auto takes tracking where Redis "
-        "supports it; blocking is for servers and proxies that do not.",
+        "supports it; blocking is for servers and proxies that do not, but for no "
+        "cluster.",
     )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Word] = Field(
         "info", description="Least important level that is logged."

@@ -23,7 +23,14 @@ from broker.control.stays import Stays
 from broker.errors import StoreError, StoreRefused, StoreUnavailable
 from broker.store import sessions as store
 from broker.store.connection import Connection
-from broker.store.session_outcomes import Closed, Held, Standing, Terms, Verdict
+from broker.store.session_outcomes import (
+    Closed,
+    Held,
+    Renewal,
+    Standing,
+    Terms,
+    Verdict,
+)
 from broker.store.standing import StandingConnection
 
 log = structlog.get_logger(__name__)
@@ -84,6 +91,10 @@ class SessionKeeper:
             connections of this worker to that session must be closed. Neither this nor
             *tell* may block or raise; both may be called twice for the same end.
         tell: Publishes to all workers that a session has ended.
+
+    Attributes:
+        renewals: Leases of sessions that were to be renewed so far, by what came of it:
+            ``renewed``, ``lost`` for sessions that have ended elsewhere, ``failed``.
     """
 
     def __init__(
@@ -98,6 +109,7 @@ class SessionKeeper:
         self._lease_s = settings.session_lease_s
         self._on_ended = on_ended
         self._tell = tell
+        self.renewals = {"renewed": 0, "lost": 0, "failed": 0}
         self._stays = Stays(settings)
         self._soon: dict[tuple[str, str], None] = {}
         self._wake = asyncio.Event()
@@ -266,18 +278,44 @@ class SessionKeeper:
     async def _renew(self, wanted: list[tuple[str, str]]) -> int:
         count = 0
         refused: list[StoreError] = []
+        away: StoreUnavailable | None = None
         for start in range(0, len(wanted), SLICE_SESSIONS):
             # Made only now: while the slice before was under way some may have left.
             renewals = self._stays.renewals(wanted[start : start + SLICE_SESSIONS])
             if not renewals:
                 continue
             connection = self._standing.use()
-            outcomes = await store.renew_sessions(connection, renewals, self._terms)
-            refused += await self._follow_up(connection, outcomes)
+            outcomes = await self._ask(connection, renewals)
+            try:
+                refused += await self._follow_up(connection, outcomes)
+            except StoreUnavailable as error:
+                # Of a cluster one node may be away: the others' sessions must not end.
+                if not any(isinstance(one, Held) for one in outcomes):
+                    raise
+                away = error
             count += sum(len(one.leases) for one in renewals)
+        if away is not None:
+            raise away
         if refused:
             log.error("sessions_refused", users=len(refused), error=str(refused[0]))
         return count
+
+    async def _ask(
+        self, connection: Connection, renewals: Sequence[Renewal]
+    ) -> list[Held | StoreError]:
+        count = self.renewals
+        try:
+            outcomes = await store.renew_sessions(connection, renewals, self._terms)
+        except StoreUnavailable:
+            count["failed"] += sum(len(one.leases) for one in renewals)
+            raise
+        for renewal, outcome in zip(renewals, outcomes, strict=True):
+            if isinstance(outcome, Held):
+                for standing in outcome.standings:
+                    count["renewed" if standing.verdict == "open" else "lost"] += 1
+            else:
+                count["failed"] += len(renewal.leases)
+        return outcomes
 
     async def _follow_up(
         self, connection: Connection, outcomes: Sequence[Held | StoreError]

@@ -14,6 +14,7 @@ of time series is known before the first scrape. Names read
 
 from __future__ import annotations
 
+import platform
 from itertools import product
 
 from broker import __version__
@@ -31,7 +32,7 @@ def row_width() -> int:
 
 
 def _plain(
-    kind: Kind, role: Role, name: str, text: str, across: Across = Across.SUM
+    kind: Kind, role: Role | None, name: str, text: str, across: Across = Across.SUM
 ) -> Plain:
     slot = row_width()
     metric = Plain(name, text, kind, role, {(): slot}, across=across, slot=slot)
@@ -40,7 +41,7 @@ def _plain(
 
 
 def _labelled(
-    kind: Kind, role: Role, name: str, text: str, /, **labels: tuple[str, ...]
+    kind: Kind, role: Role | None, name: str, text: str, /, **labels: tuple[str, ...]
 ) -> Labelled:
     start = row_width()
     slots: dict[Labels, int] = {}
@@ -70,6 +71,18 @@ CONNECTIONS = _labelled(
     "Client connections that are open now.",
     protocol=PROTOCOLS,
 )
+SESSIONS = _plain(
+    Kind.GAUGE,
+    "worker",
+    "broker_sessions_open",
+    "Sessions that somebody reads; one that two workers serve counts two.",
+)
+USERS = _plain(
+    Kind.GAUGE,
+    "worker",
+    "broker_users_connected",
+    "Users with a name who have a connection; each worker counts its own.",
+)
 CONNECTIONS_OPENED = _labelled(
     Kind.COUNTER,
     "worker",
@@ -91,6 +104,7 @@ REFUSED = _labelled(
     "Requests that did not become a connection, by reason.",
     reason=(
         *("bad_request", "forbidden", "not_found", "too_many_connections"),
+        *("too_many_connections_per_user", "too_many_connections_per_session"),
         *("accept_rate", "memory", "unavailable", "draining", "bad_upgrade"),
         *("unauthorized", "token_expired", "revoked", "too_many_consumers"),
         *("session_evicted", "session_closed"),
@@ -148,6 +162,13 @@ CONTROL_UP = _plain(
     "broker_control_connection_up",
     "Workers whose connection for sessions, commits and presence is in order.",
 )
+LEASE_RENEWALS = _labelled(
+    Kind.COUNTER,
+    "worker",
+    "broker_lease_renewals_total",
+    "Leases of sessions renewed, found to have ended elsewhere, or not renewed.",
+    result=("renewed", "lost", "failed"),
+)
 CLIENT_FRAMES = _plain(
     Kind.COUNTER,
     "worker",
@@ -196,11 +217,12 @@ DRAINED = _plain(
     "broker_ring_drained_events_total",
     "Events that workers took from the ring: each worker counts each event.",
 )
-QUEUE_DEPTH = _plain(
+QUEUE_DEPTH = _labelled(
     Kind.GAUGE,
     "worker",
     "broker_queue_depth_entries",
-    "Entries that replaying and lagging subscriptions have yet to be sent.",
+    "Entries that subscriptions behind the tip have yet to be sent, or told lost.",
+    state=("replaying", "lagging"),
 )
 QUEUE_DEPTH_MAX = _plain(
     Kind.GAUGE,
@@ -209,11 +231,24 @@ QUEUE_DEPTH_MAX = _plain(
     "Entries that the subscription furthest behind has yet to be sent.",
     Across.MAX,
 )
+QUEUE_DEPTH_BYTES = _plain(
+    Kind.GAUGE,
+    "worker",
+    "broker_queue_depth_bytes",
+    "About how many bytes these entries are: by the mean size of each session's.",
+)
+QUEUE_DEPTH_SUBSCRIPTIONS = _labelled(
+    Kind.GAUGE,
+    "worker",
+    "broker_queue_depth_subscriptions",
+    "Subscriptions that are more than so many entries behind the tip now.",
+    entries_over=("0", "10", "100", "1000", "10000", "100000"),
+)
 QUEUE_BYTES = _plain(
     Kind.GAUGE,
     "worker",
     "broker_write_buffer_bytes",
-    "Bytes in the write buffers of sockets, not yet taken by the kernel.",
+    "Bytes that wait here for the kernel, of sockets with a subscription behind.",
 )
 DROPS = _labelled(
     Kind.COUNTER,
@@ -271,7 +306,21 @@ LOOP_LAG = _plain(
     Kind.GAUGE,
     "worker",
     "broker_loop_lag_seconds",
-    "How late the event loop of a worker ran its last timer.",
+    "How late the event loop of a worker ran a timer, at worst, in the last 15 s.",
+    Across.WORKER,
+)
+
+PROBE_SECONDS = _plain(
+    Kind.HISTOGRAM,
+    "worker",
+    "broker_probe_seconds",
+    "Time from the id of a probe, by Redis' clock, until a worker took it.",
+)
+PROBE_AGE = _plain(
+    Kind.GAUGE,
+    "supervisor",
+    "broker_probe_age_seconds",
+    "Time since a worker heard a probe, or began; 0 while it has no process.",
     Across.WORKER,
 )
 
@@ -326,12 +375,6 @@ READ_ERRORS = _labelled(
     "broker_read_errors_total",
     "Reads that Redis refused or did not answer, by kind.",
     kind=("wrongtype", "busy", "timeout", "other"),
-)
-RECONNECTS = _plain(
-    Kind.COUNTER,
-    "reader",
-    "broker_redis_reconnects_total",
-    "Times that the reader connected to Redis again.",
 )
 REDIS_UP = _plain(
     Kind.GAUGE,
@@ -406,6 +449,54 @@ RING_BYTES_WRITTEN = _plain(
     "Bytes written to the ring.",
 )
 
+READER_LOOP_LAG = _plain(
+    Kind.GAUGE,
+    "reader",
+    "broker_reader_loop_lag_seconds",
+    "How late the event loop of the reader ran a timer, at worst, in the last 15 s.",
+)
+
+# --- All processes ----------------------------------------------------------------
+
+ROLES = ("reader", "worker", "supervisor")
+
+REDIS_COMMANDS = _labelled(
+    Kind.COUNTER,
+    None,
+    "broker_redis_commands_total",
+    "Commands sent to Redis, by the processes that sent them.",
+    role=ROLES,
+)
+RECONNECTS = _labelled(
+    Kind.COUNTER,
+    None,
+    "broker_redis_reconnects_total",
+    "Times that a lasting connection to Redis was lost or not made, and tried again.",
+    role=ROLES,
+)
+# The rest of this part is what the supervisor finds out when a scrape comes.
+MEMORY_RESIDENT = _labelled(
+    Kind.GAUGE,
+    "supervisor",
+    "broker_process_resident_memory_bytes",
+    "Memory that processes have in use, shared parts in each of them.",
+    process=ROLES,
+)
+DESCRIPTORS = _labelled(
+    Kind.GAUGE,
+    "supervisor",
+    "broker_open_descriptors",
+    "Descriptors of the process of a role that has most open.",
+    process=ROLES,
+)
+DESCRIPTORS_LIMIT = _labelled(
+    Kind.GAUGE,
+    "supervisor",
+    "broker_descriptors_limit",
+    "Descriptors that one process of a role may have open.",
+    process=ROLES,
+)
+
 # --- All stages -------------------------------------------------------------------
 
 STAGE_SECONDS = _labelled(
@@ -452,10 +543,66 @@ RING_UNREAD_BYTES = _plain(
     "Bytes of the ring that a worker has yet to read.",
     Across.WORKER,
 )
+RING_BYTES = _plain(
+    Kind.GAUGE,
+    "supervisor",
+    "broker_ring_bytes",
+    "Size of the ring: a worker that has so much unread is lapped.",
+)
+DEAF_KILLS = _labelled(
+    Kind.COUNTER,
+    "supervisor",
+    "broker_child_deaf_kills_total",
+    "Child processes killed because workers heard no probe although they were sent.",
+    role=("reader", "worker"),
+)
+WORKERS_DEAF = _plain(
+    Kind.GAUGE,
+    "supervisor",
+    "broker_workers_deaf",
+    "Workers whose event loop turns and that heard none of the last probes.",
+)
+READY = _plain(
+    Kind.GAUGE,
+    "supervisor",
+    "broker_ready",
+    "1 while /readyz says that new clients may come.",
+)
+DRAINING = _plain(
+    Kind.GAUGE,
+    "supervisor",
+    "broker_draining",
+    "1 from the first signal to stop on.",
+)
+CONNECTIONS_LIMIT = _plain(
+    Kind.GAUGE,
+    "supervisor",
+    "broker_connections_limit",
+    "Connections that all workers together may have open.",
+)
+MEMORY = _plain(
+    Kind.GAUGE,
+    "supervisor",
+    "broker_memory_bytes",
+    "Memory in use in the container, or on the machine where nothing limits it.",
+)
+MEMORY_LIMIT = _plain(
+    Kind.GAUGE,
+    "supervisor",
+    "broker_memory_limit_bytes",
+    "Memory of the container, or of the machine where nothing limits it.",
+)
+START_TIME = _plain(
+    Kind.GAUGE,
+    "supervisor",
+    "broker_start_time_seconds",
+    "Unix time at which the supervisor started.",
+)
 BUILD_INFO = _labelled(
     Kind.GAUGE,
     "supervisor",
     "broker_build_info",
-    "Always 1; the label tells the version.",
+    "Always 1; the labels tell which broker runs on which Python.",
     version=(__version__,),
+    python=(platform.python_version(),),
 )

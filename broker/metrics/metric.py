@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Literal
 
 Role = Literal["reader", "worker", "supervisor"]
-"""Whose work a metric counts."""
+"""Who sets a metric."""
 
 Labels = str | tuple[str, ...]
 """The value of the label, or one value per label where a metric has several."""
@@ -52,7 +52,7 @@ class Metric:
         name: What a scrape calls it; counters end in ``_total``.
         help: One sentence for the person who reads the dashboard.
         kind: Counter, gauge or histogram.
-        role: Whose work it counts.
+        role: Who sets it; None for all processes, each in its own row.
         slots: The first slot of each combination of label values.
         labels: Each label's name and all the values that it can have.
         across: How the rows of several processes become one number.
@@ -61,7 +61,7 @@ class Metric:
     name: str
     help: str
     kind: Kind
-    role: Role
+    role: Role | None
     slots: dict[Labels, int]
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
     across: Across = Across.SUM

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain, islice
 
 from broker.errors import StoreRefused, StoreUnavailable
 from broker.metrics import catalog
@@ -11,7 +12,7 @@ from broker.model import START, Position, StreamId, is_session_name
 from broker.reader.chain import Chains
 from broker.reader.watches import READ_BYTES_MAX, Watched, Watches
 from broker.ring import records, requests
-from broker.store.connection import Connection
+from broker.store.connection import Command, Connection
 from broker.store.loss import Anchor, StreamInfo, belongs, read_stream_info
 from broker.store.replies import first_error, store_error
 
@@ -39,6 +40,9 @@ class Openings:
         """Set while Redis' tracking table is too full for further keys."""
         self.on_work: Callable[[], None] = _nothing
         """Called when there is something to do."""
+        self.on_moved: Callable[[Watched, str], bool] = _stays
+        """Called with what a node of a cluster answered that has not the slot; says
+        whether another one asks for it now."""
 
     def handle_watch(self, worker: int, request: requests.Watch) -> None:
         """Answer, or queue the stream for its XINFO."""
@@ -70,13 +74,13 @@ class Openings:
     def handle_end_of_batch(self) -> None:
         """Publish the answers and have the rest worked on."""
         self._chains.commit()
-        self._values[catalog.WATCHED.slot] = len(self._watches)
+        self._values[catalog.WATCHED.slot] = self._watches.total
         self.on_work()
 
     @property
     def full(self) -> bool:
         """Whether no further session can be watched."""
-        return self.refusing or len(self._watches) >= self._limit
+        return self.refusing or self._watches.total >= self._limit
 
     async def do_work(self, connection: Connection) -> int:
         """Open some of the channels that wait; returns how many.
@@ -88,30 +92,19 @@ class Openings:
         if not chosen:
             return 0
         waiting = {watched: list(watched.waiting) for watched in chosen}
-        commands: list[tuple[bytes | str, ...]] = []
-        for watched in chosen:
-            commands.append((b"XINFO", b"STREAM", watched.key))
-            for _worker, request in waiting[watched]:
-                if request.have is not None:
-                    at = b"%d-%d" % request.have[:2]
-                    commands.append((b"XRANGE", watched.key, at, at))
+        asked = {one: _questions(one, waiting[one]) for one in chosen}
         not_ready: StoreUnavailable | None = None
-        replies = iter(await connection.send(*commands))
+        replies = iter(await connection.send(*chain.from_iterable(asked.values())))
         for watched in chosen:
-            if self._watches.is_current(watched):
-                self._watches.opening.pop(watched, None)
-            info_reply = next(replies)
-            found = {
-                index: next(replies)
-                for index, (_worker, request) in enumerate(waiting[watched])
-                if request.have is not None
-            }
-            if self._watches.is_current(watched):
-                try:
-                    present = _presence(found)
-                    self._open(watched, info_reply, waiting[watched], present)
-                except StoreUnavailable as error:
-                    self._watches.opening[watched] = None
+            answers = list(islice(replies, len(asked[watched])))
+            if not self._watches.is_current(watched):
+                continue
+            self._watches.opening.pop(watched, None)
+            try:
+                self._open(watched, waiting[watched], answers)
+            except StoreUnavailable as error:
+                self._watches.opening[watched] = None
+                if not self.on_moved(watched, str(error)):
                     not_ready = error
         # Large entries make it small at once, small ones large step by step.
         self._at_once = min(2 * self._at_once, OPEN_MAX)
@@ -123,10 +116,10 @@ class Openings:
     def _open(
         self,
         watched: Watched,
-        info_reply: object,
         waiting: list[tuple[int, requests.Watch]],
-        present: dict[int, bool],
+        answers: list[object],
     ) -> None:
+        info_reply, present = _read(answers, waiting)
         try:
             info = read_stream_info(info_reply)
         except StoreRefused as error:
@@ -195,7 +188,7 @@ class Openings:
         session = request.session
         if not (is_session_name(session) or session.startswith("_")):
             return "bad_session"
-        if len(self._watches) >= self._limit and not session.startswith("_"):
+        if self._watches.total >= self._limit and not session.startswith("_"):
             return "overloaded"
         # With a position it was watched before a restart: its key is in the table.
         if self.refusing and request.have is None and not session.startswith("_"):
@@ -214,8 +207,36 @@ def _nothing() -> None:
     pass
 
 
-def _presence(found: dict[int, object]) -> dict[int, bool]:
+def _stays(watched: Watched, answer: str) -> bool:
+    del watched, answer
+    return False
+
+
+def _questions(
+    watched: Watched, waiting: list[tuple[int, requests.Watch]]
+) -> list[Command]:
+    """What has to be known of *watched* to answer who waits for it."""
+    asked: list[Command] = [(b"XINFO", b"STREAM", watched.key)]
+    for _worker, request in waiting:
+        if request.have is not None:
+            at = b"%d-%d" % request.have[:2]
+            asked.append((b"XRANGE", watched.key, at, at))
+    if watched.asking:
+        asked = [part for one in asked for part in ((b"ASKING",), one)]
+    return asked
+
+
+def _read(
+    answers: list[object], waiting: list[tuple[int, requests.Watch]]
+) -> tuple[object, dict[int, bool]]:
+    """The XINFO, and for each request with a position whether its entry is there."""
+    has_position = [
+        index for index, (_, one) in enumerate(waiting) if one.have is not None
+    ]
+    if len(answers) > 1 + len(has_position):
+        answers = answers[1::2]  # Each ASKING was answered as well.
+    found = dict(zip(has_position, answers[1:], strict=True))
     error = first_error(found.values())
     if error is not None and isinstance(store_error(error), StoreUnavailable):
         raise StoreUnavailable(str(error))
-    return {index: bool(entries) for index, entries in found.items()}
+    return answers[0], {index: bool(entries) for index, entries in found.items()}

@@ -9,7 +9,7 @@ import time
 import structlog
 
 from broker.config import Settings
-from broker.errors import ServerUnsuitable, StoreError, StoreRefused, StoreUnavailable
+from broker.errors import ServerUnsuitable, StoreError, StoreUnavailable
 from broker.metrics import catalog
 from broker.metrics.slots import Row
 from broker.reader.blocking import BlockingDoorbell
@@ -17,13 +17,14 @@ from broker.reader.chain import Chains
 from broker.reader.opening import Openings
 from broker.reader.pace import ReconnectPace
 from broker.reader.pump import Pump
-from broker.reader.watches import Watched, Watches, in_parts
+from broker.reader.verifying import judge, questions
+from broker.reader.watches import Watches, in_parts
 from broker.ring import board as b
+from broker.store.address import Address
 from broker.store.connection import Connection
-from broker.store.loss import belongs, read_stream_info
-from broker.store.replies import first_error, store_error
 from broker.store.server import (
     ServerIdentity,
+    TrackingLoad,
     TrackingUnavailable,
     identify,
     is_master,
@@ -97,28 +98,30 @@ class Source:
                     raise rest from None
                 self._complain(group.exceptions[0])
             self._say_up(False)
-            self._values[catalog.RECONNECTS.slot] += 1
+            self._values[catalog.RECONNECTS["reader"]] += 1
             await asyncio.sleep(self._pace.delay_s(len(self._watches)))
 
+    def _where(self) -> str | Address:
+        return self._settings.redis_url.get_secret_value()
+
     async def _connect(self) -> Connection:
-        url = self._settings.redis_url.get_secret_value()
-        return await Connection.open(url, client_name=self._name)
+        return await Connection.open(self._where(), client_name=self._name)
 
     async def _read_until_lost(self) -> None:
         connection = await Connection.open(
-            self._settings.redis_url.get_secret_value(),
+            self._where(),
             client_name=self._name,
             on_push=self._handle_push,
             on_lost=lambda _: self._work.set(),
         )
         try:
-            identity = await identify(connection)
+            identity = await self._identify(connection)
             tracks = await self._try_tracking(connection)
             if self._identity is not None and identity != self._identity:
                 log.warning("server_changed", was=self._identity.run_id[:8])
                 await self._verify_all(connection)
             self._identity = identity
-            self._board.set(READER_ROW, b.REDIS_IDENTITY, identity.number)
+            self._say_identity(identity)
             self._pace.connected(len(self._watches))
             self._recovering = len(self._watches)
             self._watches.mark_all_dirty()
@@ -132,12 +135,21 @@ class Source:
         finally:
             connection.close()
 
+    async def _identify(self, connection: Connection) -> ServerIdentity:
+        return await identify(connection)
+
+    def _say_identity(self, identity: ServerIdentity) -> None:
+        self._board.set(READER_ROW, b.REDIS_IDENTITY, identity.number)
+
+    def _self_test_key(self) -> bytes | None:
+        return None
+
     async def _try_tracking(self, connection: Connection) -> bool:
         if self._settings.reader_mode == "blocking":
             return False
         second = await self._connect()
         try:
-            await start_tracking(connection, second)
+            await start_tracking(connection, second, self._self_test_key())
         except TrackingUnavailable as error:
             if self._settings.reader_mode == "tracking":
                 raise
@@ -255,6 +267,9 @@ class Source:
         values[catalog.TRACKING_KEYS.slot] = load.keys
         values[catalog.TRACKING_ITEMS.slot] = load.items
         values[catalog.TRACKING_LIMIT.slot] = load.limit
+        self._judge_load(load)
+
+    def _judge_load(self, load: TrackingLoad) -> None:
         share = load.keys / load.limit if load.limit else 0.0
         if share > TABLE_WARN:
             log.warning("tracking_table_filling", keys=load.keys, limit=load.limit)
@@ -264,29 +279,12 @@ class Source:
         """Ask of every stream whether it still is the one that was read."""
         every = [watched for watched in self._watches if watched.channel]
         for part in in_parts(every, VERIFY_ENTRIES):
-            commands: list[tuple[bytes | str, ...]] = []
-            for watched in part:
-                at = b"%d-%d" % watched.anchor.cursor
-                commands.append((b"XINFO", b"STREAM", watched.key))
-                commands.append((b"XRANGE", watched.key, at, at))
-            replies = await connection.send(*commands)
+            replies = await connection.send(*questions(part))
             for index, watched in enumerate(part):
-                self._verify(watched, *replies[2 * index : 2 * index + 2])
+                info, there = replies[2 * index : 2 * index + 2]
+                if judge(watched, info, there, self._chains):
+                    self._values[catalog.RESETS.slot] += 1
             self._chains.commit()
-
-    def _verify(self, watched: Watched, info: object, there: object) -> None:
-        try:
-            known = read_stream_info(info)
-            error = first_error((there,))
-            if error is not None:
-                raise store_error(error)
-        except StoreRefused:
-            return  # The pump finds out that it is no stream.
-        present = bool(there)
-        if not belongs(watched.position, known, present=present):
-            log.warning("stream_reset", session=watched.session)
-            self._values[catalog.RESETS.slot] += 1
-            self._chains.reset(watched)
 
     def _say_up(self, up: bool) -> None:
         self._board.set(READER_ROW, b.REDIS_UP, int(up))

@@ -60,6 +60,7 @@ class Watched:
         empty_rings: Rings in a row that brought nothing.
         last_empty: CLOCK_MONOTONIC seconds of the last of them.
         rest_until: CLOCK_MONOTONIC seconds before which rings do not count.
+        asking: In a cluster: its slot is under way to the node where it is read.
         waiting: Requests to answer as soon as the channel is open.
         workers: Board rows of the workers that need it.
         idle_since: When the last of them left, None while there are some.
@@ -69,6 +70,7 @@ class Watched:
     __slots__ = (
         "alone",
         "anchor",
+        "asking",
         "base",
         "channel",
         "empty_rings",
@@ -118,6 +120,7 @@ class Watched:
         self.last_ring = 0.0
         self.last_empty = -REST_S
         self.rest_until = 0.0
+        self.asking = False
         self.waiting: list[tuple[int, Request]] = []
         self.workers: set[int] = set()
         self.idle_since: float | None = None
@@ -221,6 +224,11 @@ class Watches:
 
     def __iter__(self) -> Iterator[Watched]:
         return iter(list(self._by_key.values()))
+
+    @property
+    def total(self) -> int:
+        """How many streams the whole reader watches."""
+        return len(self._by_key)
 
     @property
     def work(self) -> bool:

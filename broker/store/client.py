@@ -1,45 +1,77 @@
-"""redis-py for what is rare: publishing by hand, the demo, the probe.
-
-Its defaults retry ten times, and a retried ``XADD`` can store an entry twice, so what
-matters is set explicitly here and nothing is retried.
-"""
+"""Publishing by hand and for the demo: what is rare and asks one thing at a time."""
 
 from __future__ import annotations
 
-from redis import exceptions
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+import asyncio
+from typing import Any, Final, Self
 
-from broker.errors import StoreError, StoreRefused, StoreUnavailable
 from broker.store.address import parse_url
+from broker.store.cluster import open_connection
+from broker.store.connection import Command, Connection
 
-DEFAULT_MAX_LEN = 10_000
+DEFAULT_MAX_LEN: Final = 10_000
 """About how many entries a stream keeps when nothing else is asked for."""
 TIMEOUT_S = 5.0
 
 
-def connect(url: str, *, client_name: str = "broker") -> Redis:
-    """A client for *url* that retries nothing; connects when it is first used.
+class Client:
+    """Connects when it is first used, and anew when the connection was lost.
 
-    Close it with ``await client.aclose()``.
+    Nothing is sent twice: a repeated ``XADD`` could store an entry twice. An
+    asynchronous context manager that closes it.
 
     Raises:
         ConfigError: The URL cannot be used.
     """
-    parse_url(url)
-    return Redis.from_url(
-        url,
-        protocol=3,
-        socket_timeout=TIMEOUT_S,
-        socket_connect_timeout=TIMEOUT_S,
-        retry=Retry(NoBackoff(), 0),
-        client_name=client_name,
-    )
+
+    def __init__(self, url: str, *, client_name: str = "broker") -> None:
+        self._address = parse_url(url)
+        self._name = client_name
+        self._connection: Connection | None = None
+        self._opening = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection."""
+        if self._connection is not None:
+            self._connection.close()
+
+    async def call_all(self, *commands: Command) -> list[Any]:
+        """Send *commands* in one write and return their replies.
+
+        Raises:
+            StoreUnavailable: No connection, no answer in time, or not ready. They may
+                or may not have run.
+            StoreRefused: A reply is another error, or the log-in is refused.
+            ServerUnsuitable: The server does not speak RESP3.
+        """
+        async with self._opening:
+            if self._connection is None or self._connection.closed:
+                self._connection = await open_connection(
+                    self._address,
+                    client_name=self._name,
+                    connect_timeout_s=TIMEOUT_S,
+                    command_timeout_s=TIMEOUT_S,
+                )
+        return await self._connection.call_all(*commands)
+
+
+def connect(url: str, *, client_name: str = "broker") -> Client:
+    """A client for *url*; it connects when it is first used.
+
+    Raises:
+        ConfigError: The URL cannot be used.
+    """
+    return Client(url, client_name=client_name)
 
 
 async def publish(
-    client: Redis,
+    client: Client,
     key: str | bytes,
     event: str,
     data: str | None = None,
@@ -64,53 +96,15 @@ async def publish(
             may or may not have been stored.
         StoreRefused: The answer is another error.
     """
-    fields: dict[str, str] = {"event": event}
+    bound = "=" if exact else "~"
+    add: list[bytes | str | int] = ["XADD", key, "MAXLEN", bound, max_len, "*"]
+    add += ["event", event]
     if data is not None:
-        fields["data"] = data
+        add += ["data", data]
     # In one write: an expiry of its own would ring every reader a second time.
-    # A pipeline's methods only queue; their types are those of the client's.
-    pipeline = client.pipeline(transaction=False)
-    pipeline.xadd(  # type: ignore[unused-awaitable]
-        key,
-        fields,  # type: ignore[arg-type]
-        maxlen=max_len,
-        approximate=not exact,
-    )
+    commands: list[Command] = [add]
     if expire_s is not None:
-        pipeline.expire(key, expire_s)  # type: ignore[unused-awaitable]
-    try:
-        answers = await pipeline.execute()
-    except exceptions.RedisError as error:
-        raise _translate(error) from error
+        commands.append(("EXPIRE", key, expire_s))
+    answers = await client.call_all(*commands)
     entry_id: bytes = answers[0]
     return entry_id.decode()
-
-
-async def ping(client: Redis) -> None:
-    """Return if the server answers.
-
-    Raises:
-        StoreUnavailable: No connection, no answer in time, or not ready.
-        StoreRefused: The answer is another error.
-    """
-    try:
-        await client.ping()
-    except exceptions.RedisError as error:
-        raise _translate(error) from error
-
-
-_PASSING = (
-    exceptions.BusyLoadingError,
-    exceptions.ConnectionError,
-    exceptions.MasterDownError,
-    exceptions.ReadOnlyError,
-    exceptions.TimeoutError,
-    exceptions.TryAgainError,
-)
-
-
-def _translate(error: exceptions.RedisError) -> StoreError:
-    text = str(error) or type(error).__name__
-    if isinstance(error, _PASSING) or text.startswith("BUSY "):
-        return StoreUnavailable(text)
-    return StoreRefused(text)

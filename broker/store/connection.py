@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, cast
+from typing import Any, ClassVar, Final, cast
 
 from hiredis import (
     HiredisError,
@@ -23,6 +23,7 @@ from hiredis import (
 from broker.errors import ServerUnsuitable, StoreError, StoreUnavailable
 from broker.store.address import Address, parse_url
 from broker.store.replies import error_kind, first_error, store_error
+from broker.store.sentinel import open_primary
 
 Command = Sequence[bytes | str | int]
 """A command and its arguments; or, as ``bytes``, one that was encoded before."""
@@ -71,7 +72,10 @@ class Connection(asyncio.Protocol):
     Attributes:
         on_push: Called with each push, such as ``[b"invalidate", [key]]``. Must not
             raise; may be replaced at any time.
+        sent: Commands that all connections of this process have sent so far.
     """
+
+    sent: ClassVar[int] = 0
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, command_timeout_s: float
@@ -89,7 +93,7 @@ class Connection(asyncio.Protocol):
     @classmethod
     async def open(
         cls,
-        url: str,
+        url: str | Address,
         *,
         client_name: str,
         on_push: OnPush | None = None,
@@ -100,12 +104,14 @@ class Connection(asyncio.Protocol):
         """Connect, switch to RESP3, log in, name the connection, choose the database.
 
         Args:
-            url: As `broker.store.address.parse_url` reads it.
+            url: As `broker.store.address.parse_url` reads it, or what it returns. With
+                Sentinels: to the primary of the moment.
             client_name: Shown by ``CLIENT LIST``; without blanks.
             on_push: See the attribute.
             on_lost: Called once, with the reason, if the connection ends in any way
                 but by `close`. All pending futures have failed by then.
-            connect_timeout_s: For the socket and the log-in together.
+            connect_timeout_s: For the socket and the log-in together, and for the
+                questions to Sentinels.
             command_timeout_s: A reply that takes longer ends the connection.
 
         Raises:
@@ -114,22 +120,34 @@ class Connection(asyncio.Protocol):
             StoreRefused: User, password or database are wrong.
             ServerUnsuitable: The server does not speak RESP3.
         """
-        address = parse_url(url)
-        connection = cls(asyncio.get_running_loop(), command_timeout_s)
+        address = parse_url(url) if isinstance(url, str) else url
+
+        async def connect(to: Address) -> Connection:
+            connection = cls(asyncio.get_running_loop(), command_timeout_s)
+            try:
+                await connection._dial(to)
+                await connection._log_in(to, client_name)
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+
         try:
             async with asyncio.timeout(connect_timeout_s):
-                await connection._dial(address)
-                await connection._log_in(address, client_name)
+                if address.kind == "sentinel":
+                    connection = await open_primary(address, connect)
+                else:
+                    connection = await connect(address)
         except (OSError, TimeoutError) as error:
-            connection.close()
             why = str(error) or f"no answer within {connect_timeout_s} s"
             raise StoreUnavailable(f"{address}: {why}") from error
-        except BaseException:
-            connection.close()
-            raise
-        connection.on_push = on_push or _ignore
-        connection._on_lost = on_lost or _ignore
+        connection.give_to(on_push or _ignore, on_lost or _ignore)
         return connection
+
+    def give_to(self, on_push: OnPush, on_lost: OnLost) -> None:
+        """Name who is told of pushes and of the end from now on; see `open`."""
+        self.on_push = on_push
+        self._on_lost = on_lost
 
     async def _dial(self, address: Address) -> None:
         if address.path:
@@ -144,7 +162,10 @@ class Connection(asyncio.Protocol):
         if address.password:
             hello += ["AUTH", address.username or "default", address.password]
         hello += ["SETNAME", client_name]
-        replies = await self.send(hello, ("SELECT", address.db))
+        commands: list[Command] = [hello]
+        if address.db:  # A Sentinel has no databases, and 0 needs no right to SELECT.
+            commands.append(("SELECT", address.db))
+        replies = await self.send(*commands)
         for reply in replies:
             if isinstance(reply, ReplyError):
                 raise _log_in_error(address, reply)
@@ -168,6 +189,7 @@ class Connection(asyncio.Protocol):
             future.set_exception(StoreUnavailable("the connection is closed"))
             return future
         request = encode_commands(*commands)
+        Connection.sent += len(commands)
         deadline = self._loop.time() + self._command_timeout_s
         self._calls.append(_Call(len(commands), deadline, future))
         if self._timer is None:
@@ -202,6 +224,10 @@ class Connection(asyncio.Protocol):
         if error is not None:
             raise store_error(error)
         return replies
+
+    async def call_in_turn(self, *commands: Command) -> list[Any]:
+        """As `call_all`; in a cluster each is sent when the one before is answered."""
+        return await self.call_all(*commands)
 
     def close(self) -> None:
         """End the connection at once; pending futures fail, ``on_lost`` is not called.

@@ -14,6 +14,7 @@ import msgspec
 
 from broker.errors import StoreError, StoreRefused
 from broker.model import StreamId, parse_stream_id
+from broker.store.cluster import open_connection
 from broker.store.connection import Connection
 from broker.store.scripts import script
 
@@ -90,7 +91,7 @@ class GroupConsumer:
         """Connect, and make stream and group where there are none.
 
         Args:
-            url: Of the primary.
+            url: As `broker.store.address.parse_url` reads it.
             stream: The key.
             group: The name of the group.
             consumer: The name of the consumer.
@@ -104,11 +105,11 @@ class GroupConsumer:
             ServerUnsuitable: The server does not speak RESP3.
         """
         name = "broker-client-commands"
-        reading = await Connection.open(
+        reading = await open_connection(
             url, client_name=name, command_timeout_s=block_s + ANSWER_S
         )
         try:
-            acting = await Connection.open(
+            acting = await open_connection(
                 url, client_name=name, command_timeout_s=ANSWER_S
             )
         except BaseException:

@@ -8,9 +8,9 @@ from hiredis import ReplyError
 
 from broker.errors import StoreError, StoreRefused, StoreUnavailable
 
-RETRY_KINDS = frozenset(
-    ("BUSY", "LOADING", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN", "READONLY")
-)
+MOVED_KINDS = frozenset(("MOVED", "ASK", "TRYAGAIN"))
+"""First words of a node's answers when nothing was done: the slot is moving."""
+RETRY_KINDS = MOVED_KINDS | {"BUSY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "READONLY"}
 """First words of error replies that go away by themselves or after a reconnect."""
 
 

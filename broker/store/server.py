@@ -64,11 +64,17 @@ class TrackingLoad(msgspec.Struct, frozen=True):
     limit: int
 
 
-async def identify(connection: Connection) -> ServerIdentity:
+async def identify(
+    connection: Connection, *, in_cluster: bool = False
+) -> ServerIdentity:
     """Find out which server this is.
 
+    Args:
+        connection: To it.
+        in_cluster: Whether it should be a node of a cluster.
+
     Raises:
-        ServerUnsuitable: It is too old or a cluster node.
+        ServerUnsuitable: It is too old, or a node of a cluster and should not be one.
         StoreUnavailable: It is a replica (of which another server knows the primary).
         StoreRefused: ``INFO`` is not allowed.
     """
@@ -80,8 +86,11 @@ async def identify(connection: Connection) -> ServerIdentity:
             f"{flavor} {version or 'of unknown version'} is too old:"
             " Redis 7.0 or Valkey 7.2 is needed to count lost entries"
         )
-    if info.get("cluster_enabled") == "1":
-        raise ServerUnsuitable("Redis Cluster is not supported in this version")
+    if info.get("cluster_enabled") == "1" and not in_cluster:
+        raise ServerUnsuitable(
+            "the server is a node of a Redis Cluster: BROKER_REDIS_URL must name some,"
+            " as redis+cluster://host:port,host:port"
+        )
     if info.get("role") != "master":
         raise StoreUnavailable("the server is a replica, not the primary")
     return ServerIdentity(
@@ -106,17 +115,30 @@ async def is_master(connection: Connection) -> bool:
     return bool(role[0] == b"master")
 
 
-async def start_tracking(connection: Connection, second: Connection) -> None:
+def self_test_key() -> bytes:
+    """A key for one self-test of a doorbell."""
+    return SELF_TEST_PREFIX + secrets.token_hex(8).encode()
+
+
+async def start_tracking(
+    connection: Connection, second: Connection, key: bytes | None = None
+) -> None:
     """Turn on the doorbell of *connection* and prove that it rings.
 
     A server or a proxy may accept the command and swallow the pushes, so a key is
     read on *connection*, written by *second*, and must ring.
 
+    Args:
+        connection: Of the reader.
+        second: Another one to the same server.
+        key: One that only this test uses, default any; empty where there can be none:
+            then nothing is proved.
+
     Raises:
         TrackingUnavailable: The server refuses, or the ring did not come.
         StoreUnavailable: A connection was lost, or the server is not ready.
     """
-    key = SELF_TEST_PREFIX + secrets.token_hex(8).encode()
+    key = self_test_key() if key is None else key
     rang = asyncio.Event()
     owners = connection.on_push
 
@@ -129,6 +151,8 @@ async def start_tracking(connection: Connection, second: Connection) -> None:
     connection.on_push = listen
     try:
         await _ring(connection, second, key)
+        if not key:
+            return
         async with asyncio.timeout(SELF_TEST_S):
             await rang.wait()
     except TimeoutError:
@@ -148,6 +172,8 @@ async def _ring(connection: Connection, second: Connection, key: bytes) -> None:
     # Redis would rather close the largest client than run out of memory. Refused by
     # servers where only an administrator may say so; nothing depends on it.
     await connection.send(("CLIENT", "NO-EVICT", "ON"))
+    if not key:
+        return
     await connection.call("XREAD", "COUNT", 1, "STREAMS", key, "0-0")
     # Together in one write, so the expiry cannot ring a second time.
     await second.call_all(

@@ -107,7 +107,7 @@ async def open_session(
     index = (b"ZADD", EXPIRING, "NX", 0, user_tag(user))
     # Into the index first: if we die in between, a janitor finds what we have opened.
     command = _hold(renewal, terms, session, as_of_ms if deliberate else 0)
-    _, reply = await connection.call_all(index, command)
+    _, reply = await connection.call_in_turn(index, command)
     return _held(renewal, reply)
 
 

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Awaitable, Callable
+from typing import ClassVar
 
 from broker.errors import StoreError, StoreUnavailable
+from broker.store.cluster import open_connection
 from broker.store.connection import Connection, OnPush
 from broker.store.server import is_master
 
@@ -21,18 +23,23 @@ async def _nothing(_: Connection) -> None:
 
 
 class StandingConnection:
-    """One supervised connection to the primary.
+    """One supervised connection to the primary, or to the primaries of a cluster.
 
     What was under way when it is lost fails and is not repeated: only who asked knows
     whether asking twice does harm.
 
     Args:
-        url: Of the primary.
+        url: As `broker.store.address.parse_url` reads it.
         name: For ``CLIENT LIST``.
         prepare: Awaited with each new connection before anybody may use it.
         on_push: Called with each push, such as a message of a channel.
         command_timeout_s: A reply that takes longer ends the connection.
+
+    Attributes:
+        retries: How often all of this process were lost or not opened, and tried again.
     """
+
+    retries: ClassVar[int] = 0
 
     def __init__(
         self,
@@ -84,12 +91,13 @@ class StandingConnection:
                 failures = 0
             except StoreError:
                 failures = min(failures + 1, RETRIES_DOUBLED)
+            StandingConnection.retries += 1
             delay_s = FIRST_RETRY_S * 2**failures
             await asyncio.sleep(delay_s * random.uniform(0.5, 1))  # noqa: S311 - jitter
 
     async def _hold(self) -> None:
         self._lost.clear()
-        connection = await Connection.open(
+        connection = await open_connection(
             self._url,
             client_name=self._name,
             on_push=self._on_push,

@@ -3,5 +3,6 @@
 ``supervisor`` is the loop of verbs, ``child`` one process with its restarts,
 ``health`` the rules of who is hung and when the pod is ready, ``resources`` what all
 processes share, ``signals`` the requests to stop, ``probe`` an entry that travels the
-whole way from Redis to each worker, ``admin`` what operators and Prometheus ask.
+whole way from Redis to each worker, ``admin`` what operators and Prometheus ask,
+``status`` what the pod says about itself, ``usage`` what its processes use.
 """

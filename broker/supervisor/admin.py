@@ -1,8 +1,8 @@
 """The admin server: health, readiness and metrics, and the server API beside them.
 
-The first three are answered from the supervisor's memory alone, whatever becomes of the
-API. They are meant for the pod's own network: they ask for no credentials and tell no
-secrets. Who may use the API is for `broker.supervisor.api.access` to say.
+Health and metrics are answered from the supervisor's memory alone, whatever becomes of
+the API. They are meant for the pod's own network: they ask for no credentials and tell
+no secrets. Who may use the API is for `broker.supervisor.api.access` to say.
 """
 
 from __future__ import annotations
@@ -38,6 +38,12 @@ class Status(Protocol):
     def health(self) -> dict[str, object]:
         """What a person wants to know about each process."""
 
+    def not_started(self) -> list[str]:
+        """What is still waited for; empty for ever once the pod was ready."""
+
+    def not_live(self) -> list[str]:
+        """Why only a new pod can help; empty while restarting it would not."""
+
     def not_ready(self) -> list[str]:
         """Why no new clients should come here; empty when they may."""
 
@@ -46,13 +52,13 @@ class Status(Protocol):
 
 
 class AdminServer:
-    """Serves ``/healthz``, ``/readyz``, ``/metrics`` and the API over plain HTTP.
+    """Serves ``/healthz`` and its like, ``/metrics`` and the API over plain HTTP.
 
     Args:
         status: What to say about the pod.
         host: Address to listen on.
         port: Port to listen on, 0 for a free one.
-        api: Without it only the first three are served.
+        api: Without it nothing but health and metrics is served.
     """
 
     def __init__(
@@ -72,6 +78,8 @@ class AdminServer:
     def _add_routes(self, api: Api | None) -> None:
         own = {
             "healthz": self.handle_healthz,
+            "startupz": self.handle_startupz,
+            "livez": self.handle_livez,
             "readyz": self.handle_readyz,
             "metrics": self.handle_metrics,
         }
@@ -121,12 +129,20 @@ class AdminServer:
         del request
         return _json(200, self._status.health())
 
+    async def handle_startupz(self, request: web.Request) -> web.Response:
+        """200 once the pod was ready, else 503 with what is still missing."""
+        del request
+        return _verdict("started", self._status.not_started())
+
+    async def handle_livez(self, request: web.Request) -> web.Response:
+        """503 with the reasons if a new pod would do better, else 200."""
+        del request
+        return _verdict("live", self._status.not_live())
+
     async def handle_readyz(self, request: web.Request) -> web.Response:
         """200 while new clients may come, else 503 with the reasons."""
         del request
-        reasons = self._status.not_ready()
-        body = {"ready": not reasons, "reasons": reasons}
-        return _json(503 if reasons else 200, body)
+        return _verdict("ready", self._status.not_ready())
 
     async def handle_metrics(self, request: web.Request) -> web.Response:
         """All metrics in the text format of Prometheus."""
@@ -191,6 +207,10 @@ class _Protocol(Handler):
         if isinstance(resp, web.HTTPExpectationFailed):
             resp = reword(resp)
         return await super().finish_response(request, resp, start_time)
+
+
+def _verdict(word: str, reasons: list[str]) -> web.Response:
+    return _json(503 if reasons else 200, {word: not reasons, "reasons": reasons})
 
 
 def _json(status: int, body: dict[str, object]) -> web.Response:

@@ -17,7 +17,7 @@ import structlog
 
 from broker.errors import BrokerError, StoreRefused
 from broker.model import parse_stream_id
-from broker.store.connection import Connection
+from broker.store.cluster import open_connection
 
 log = structlog.get_logger(__name__)
 
@@ -43,20 +43,29 @@ class ProbeLog:
 
     Attributes:
         count: How many probes counted since the pod started.
+        return_s: Time after an outage, of Redis or of the reader, until all is as ever.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.count = 0
+        self.return_s = RETURN_S
         self._clock = clock
         self._written: deque[int] = deque(maxlen=round(DEAF_S / PROBE_EVERY_S) + 1)
         self._is_away = False
         self._count_from = clock()
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether no probe counts at present: Redis is away, or was a moment ago."""
+        return not self._written
+
     def note(self, ms: int) -> None:
         """Redis took a probe and gave it an id with this time."""
         if self._is_away:
             self._is_away = False
-            self._count_from = self._clock() + RETURN_S
+            self._count_from = self._clock() + self.return_s
+        if self._written and ms < self._written[-1]:
+            self._written.clear()  # Redis' clock was put back: begin anew.
         if self._clock() >= self._count_from:
             self._written.append(ms)
             self.count += 1
@@ -106,7 +115,7 @@ class Prober:
             self._probes.note(ms)
 
     async def _add(self) -> int:
-        connection = await Connection.open(
+        connection = await open_connection(
             self._url,
             client_name="broker-probe",
             connect_timeout_s=TIMEOUT_S,

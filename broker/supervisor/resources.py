@@ -31,6 +31,7 @@ class Resources:
         pod: A name of this start, unique among pods: 16 hexadecimal digits.
         worker_count: How many workers there are.
         supervisor_row: The supervisor's row on the board and in the metric slots.
+        connections_limit: How many connections all workers together may have.
         public_host: The address that clients connect to.
         public_port: The port that clients connect to.
     """
@@ -45,6 +46,7 @@ class Resources:
         self.pod = secrets.token_hex(8)
         self.worker_count = settings.workers
         self.supervisor_row = settings.workers + 1
+        self.connections_limit = settings.workers * settings.max_connections
         # Bound and never listening: it takes no connection, but it holds the port
         # while no worker does. The workers bind the same port by SO_REUSEPORT.
         self._public = _reserve(settings.host, settings.port)

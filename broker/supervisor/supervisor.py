@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import structlog
 
-from broker import __version__
 from broker.config import Settings
 from broker.control.authenticator import Authenticator
 from broker.metrics import catalog
@@ -147,7 +146,6 @@ class Supervisor:
         prober: asyncio.Task[None] | None = None
         raise_descriptor_limit()
         self._signals.install()
-        self._values[catalog.BUILD_INFO.slots[__version__]] = 1.0
         try:
             self._addresses = Addresses(
                 public_host=self._resources.public_host,
@@ -249,6 +247,7 @@ class Supervisor:
         self._health.look()
         self.reap_children()
         self.kill_hung()
+        self.kill_deaf()
         self.spawn_missing()
         self.announce_readiness()
 
@@ -282,6 +281,15 @@ class Supervisor:
             child.abort()
         for child in self._children:
             child.kill_overdue()
+
+    def kill_deaf(self) -> None:
+        """End who no longer hears what Redis takes: a new process may."""
+        if self._is_stopping:
+            return
+        for child in self._health.choose_deaf(self._children):
+            log.error("child_deaf", child=child.name, pid=child.pid)
+            self._values[catalog.DEAF_KILLS[child.role]] += 1
+            child.abort()
 
     def spawn_missing(self) -> None:
         """Start who is missing and due; never before the one before was reaped."""

@@ -14,6 +14,7 @@ from broker.errors import StoreUnavailable
 from broker.metrics import catalog
 from broker.metrics.slots import Row
 from broker.model import StreamId
+from broker.store.cluster import ClusterConnection
 from broker.store.connection import Connection
 from broker.store.keys import EventKeys
 from broker.store.loss import StreamInfo
@@ -66,7 +67,8 @@ class Archive:
         name: For ``CLIENT LIST``.
         keys: Names of the streams.
         values: The process's metric row.
-        identity: Number of the server that the reader reads, 0 for not known.
+        identity: Number of the server that the reader reads, 0 for not known; of a
+            cluster the epoch.
     """
 
     def __init__(
@@ -102,7 +104,8 @@ class Archive:
         await self._standing.run()
 
     async def _identify(self, connection: Connection) -> None:
-        self._identity = (await identify(connection)).number
+        if not isinstance(connection, ClusterConnection):
+            self._identity = (await identify(connection)).number
 
     def page(
         self, session: str, after: StreamId, count: int, *, check: bool, life: int = 0
@@ -215,7 +218,14 @@ class Archive:
 
     def _use(self) -> Connection:
         connection = self._standing.use()
-        if self._expected() not in (0, self._identity):
+        expected = self._expected()
+        if isinstance(connection, ClusterConnection):
+            # The reader's number is the epoch: who knows an earlier one may ask a
+            # primary that is none any more.
+            if connection.epoch < expected:
+                connection.look_again(expected)
+                raise StoreUnavailable("the reader knows a later state of the cluster")
+        elif expected not in (0, self._identity):
             self._standing.drop()
             raise StoreUnavailable("the reader reads another server")
         return connection

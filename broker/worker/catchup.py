@@ -32,6 +32,7 @@ from broker.worker.channels import (
     Subscription,
     is_at,
 )
+from broker.worker.depth import after_page, at_position
 from broker.worker.hub import Hub
 from broker.worker.pages import (
     PageBuilder,
@@ -105,6 +106,8 @@ class Catchup:
     ) -> None:
         """A live subscription stops at *position*: socket full, or the ring cut."""
         sub.position = position
+        if position.seq is not None:
+            sub.reached = position.seq
         sub.epoch = epoch
         sub.anchor = None
         sub.hole = None
@@ -140,6 +143,7 @@ class Catchup:
             sub.checked = True  # A time is no entry whose presence means anything.
         elif start.at is StartAt.POSITION:
             sub.position = start.position
+        sub.reached = at_position(sub)
         self.set_state(sub, State.REPLAYING)
         self.wake(sub)
 
@@ -239,6 +243,8 @@ class Catchup:
         if page.held:
             sub.socket.hold(page.held)
         self._count(page, source)
+        sub.channel.learn_size(len(page.data), page.events)
+        sub.reached = after_page(sub, page)
         sub.position = page.end
         sub.hole = page.hole
         sub.replayed += page.events
@@ -302,11 +308,13 @@ class Catchup:
             self._values[catalog.DROPS.slots["dropped"]] += lost or 0
             self._values[catalog.GAPS_UNKNOWN.slot] += lost is None
             sub.position = tip
+            sub.reached = sub.channel.reached
         self._reach(sub)
 
     def _start_over(self, sub: Subscription) -> None:
         """The stream is another one since: everything that it retains, from 0."""
         sub.position = START
+        sub.reached = 0
         sub.anchor = None
         sub.hole = None
         sub.checked = True
@@ -339,6 +347,7 @@ class Catchup:
     def _set_start(self, sub: Subscription, stream_id: StreamId | None) -> None:
         if stream_id is None:
             sub.start = _RETAINED
+            sub.reached = 0
         else:
             sub.position = Position(stream_id)
         sub.checked = True
@@ -395,6 +404,8 @@ class Catchup:
         asked_for = behind and sub.start.at is not StartAt.RETAINED
         self._send_page(sub, page, "redis", "gap" if asked_for else "complete")
         sub.position = Position(after.cursor, None if after.delivered else after.seq)
+        if sub.position.seq is not None:
+            sub.reached = sub.position.seq
 
     def _take_info(self, sub: Subscription, info: StreamInfo | None) -> None:
         if not belongs(sub.position, info, present=None):

@@ -16,6 +16,13 @@ from broker.worker.recent import Hole, Recent
 
 _lives = count()
 
+UNCOUNTED = -(1 << 62)
+"""Where a count of entries begins while no ordinal is known: anything below 0 says how
+far apart two places are, and nothing of where they are."""
+
+SIZES_KEPT = 8
+"""About how many of the newest samples make up the mean size of a channel's entries."""
+
 
 class State(IntEnum):
     """Where a subscription stands."""
@@ -114,6 +121,8 @@ class Subscription:
         channel: The session's channel.
         state: Where it stands.
         position: How far it has been sent, unless it is LIVE: then it is the tip.
+        reached: The same as a number of entries, to be compared with that of the
+            channel; None where nobody can know. It may be wrong by what was lost.
         epoch: The channel's epoch that ``position`` belongs to.
         live_since: Number of the newest broadcast when it went live: it has been sent
             what that one and those before it carry.
@@ -144,6 +153,7 @@ class Subscription:
         "overflow",
         "position",
         "progress_at",
+        "reached",
         "ref",
         "replayed",
         "socket",
@@ -164,6 +174,7 @@ class Subscription:
         self.channel = channel
         self.state = State.JOINING
         self.position = START
+        self.reached: int | None = None
         self.epoch = 0
         self.start = start
         self.overflow = overflow
@@ -189,6 +200,9 @@ class Channel:
         number: Channel number in the ring, 0 until the JOIN has come.
         token: Number of the request that waits for a JOIN, 0 for none.
         tip: Position of the last record that was drained.
+        reached: The ordinal of the tip, counted on from the last one that was known;
+            below 0, from ``UNCOUNTED`` on, while none ever was.
+        entry_bytes: About how large its entries are, as they are sent; 0: not known.
         last: Ring position of that record, where walks back begin.
         epoch: Counts resets, so a position of the former history is recognised.
         reader_epoch: The reader's count, to notice resets that were lapped.
@@ -209,6 +223,7 @@ class Channel:
         "ahead",
         "behind",
         "count",
+        "entry_bytes",
         "epoch",
         "former",
         "known",
@@ -218,6 +233,7 @@ class Channel:
         "name",
         "number",
         "pinned",
+        "reached",
         "reader_epoch",
         "recent",
         "session",
@@ -231,6 +247,8 @@ class Channel:
         self.number = 0
         self.token = 0
         self.tip = START
+        self.reached = UNCOUNTED
+        self.entry_bytes = 0.0
         self.last = 0
         self.epoch = 0
         self.reader_epoch = 0
@@ -247,6 +265,29 @@ class Channel:
     def begin_life(self) -> None:
         """It is another stream: nothing that was read of it before may be used."""
         self.life = next(_lives)
+
+    def advance(self, seq: int, entries: int) -> None:
+        """Count *entries* that the tip has moved by; *seq* is its ordinal, or 0.
+
+        `Hub.publish` does the same without a call while no scale has to be changed.
+        """
+        if not seq:
+            self.reached += entries
+            return
+        if self.reached < 0:
+            # From here on ordinals are known: what was counted without them is moved.
+            by = seq - self.reached - entries
+            for sub in self.behind:
+                if sub.reached is not None and sub.reached < 0:
+                    sub.reached = max(0, sub.reached + by)
+        self.reached = seq
+
+    def learn_size(self, size: int, entries: int) -> None:
+        """Take note that *entries* took *size* bytes."""
+        if entries:
+            mean = size / entries
+            known = self.entry_bytes or mean
+            self.entry_bytes = known + (mean - known) / SIZES_KEPT
 
     @property
     def joined(self) -> bool:

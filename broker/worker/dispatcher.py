@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
 
 import structlog
 
 from broker.errors import RingCorrupted
 from broker.metrics import catalog
-from broker.metrics.slots import Row
+from broker.metrics.slots import Row, observe
 from broker.model import START
 from broker.process import ExitStatus
 from broker.ring.layout import Kind
@@ -24,7 +25,7 @@ from broker.ring.records import (
 )
 from broker.worker.archive import count_of
 from broker.worker.catchup import Catchup
-from broker.worker.channels import Channel, Channels, State
+from broker.worker.channels import UNCOUNTED, Channel, Channels, State
 from broker.worker.hub import Hub
 from broker.worker.link import Link
 from broker.worker.recent import ENTRIES, Recent
@@ -154,7 +155,7 @@ class Dispatcher:
             self._reset(channel)
             return
         if channel.pinned:
-            self._on_probe(record.ms)
+            self._hear_probe(record.ms)
         if channel.recent is not None:
             channel.recent.add(stream_id, record.position, kind)
         batch = batches.get(channel)
@@ -165,11 +166,17 @@ class Dispatcher:
             self._flush(batches)
             self._hub.cut(channel)
             channel.tip = position_of(record.ms, record.n, record.seq)
+            channel.advance(record.seq, 1)
             self._wake_reached(channel)
         elif batch is None:
             batches[channel] = [record]
         else:
             batch.append(record)
+
+    def _hear_probe(self, ms: int) -> None:
+        self._on_probe(ms)
+        late_s = max(0.0, time.time_ns() / 1e9 - ms / 1e3)
+        observe(self._values, catalog.PROBE_SECONDS.slot, late_s)
 
     def _flush(self, batches: Batches) -> None:
         for channel, records in batches.items():
@@ -191,6 +198,7 @@ class Dispatcher:
             if sub.consumer is not None and sub.state is State.LIVE:
                 sub.consumer.restart()
         channel.tip = START
+        channel.reached = 0
         channel.epoch += 1
         channel.begin_life()
         channel.reader_epoch += 1
@@ -231,12 +239,17 @@ class Dispatcher:
             channel.begin_life()
         if reset or not channel.known or cursor.id > channel.tip.id:
             channel.tip = cursor
+            if reset or not channel.known:
+                channel.reached = UNCOUNTED if cursor.seq is None else cursor.seq
+            else:
+                channel.advance(cursor.seq or 0, 0)
         channel.known = True
         channel.former = record.channel
         channel.reader_epoch = join.epoch
         channel.last = join.last
         if join.mean_bytes and not channel.count:
             channel.count = count_of(join.mean_bytes)
+            channel.learn_size(join.mean_bytes, 1)
         channel.recent = None
         self._channels.set_number(channel, record.channel)
         self._wake_all(channel)

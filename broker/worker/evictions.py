@@ -16,10 +16,10 @@ from broker.process import Boot
 from broker.worker.catchup import Catchup
 from broker.worker.channels import State, Subscription
 from broker.worker.connection import Connection
+from broker.worker.depth import entries_behind
 from broker.worker.members import Members
 from broker.worker.people import People
 from broker.worker.subscriptions import Subscriptions
-from broker.worker.tending import entries_behind
 
 SLICE = 500
 """Connections looked at in one turn of the loop: about 1 ms."""

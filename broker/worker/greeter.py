@@ -11,6 +11,7 @@ from broker.config import Settings
 from broker.disconnect import Disconnect
 from broker.protocols.native import BadFrame
 from broker.worker.connection import Connection
+from broker.worker.departure import return_delay_ms
 from broker.worker.handshake import TERMINAL, Refusal, Wanted
 
 log = structlog.get_logger(__name__)
@@ -105,7 +106,7 @@ class Greeter:
         """Send everybody who waits to another pod."""
         for connection in list(self._waiting):
             self.remove(connection)
-            connection.close(Disconnect.DRAINING)
+            connection.close(Disconnect.DRAINING, delay_ms=return_delay_ms())
 
     def look(self, now: float) -> None:
         """Close those whose time is over; *now* is the loop's time."""

@@ -71,6 +71,7 @@ class Broadcast:
         data: The frames.
         targets: Who was at the tip when it was made.
         before: The tip before it: the position of a socket that cannot take it.
+        reached: The same as the channel's count of entries.
         events: How many entries the frames carry.
         lost: Entries that the frames announce as lost, by reason.
         number: Counts broadcasts: who went live after it has had its content.
@@ -84,6 +85,7 @@ class Broadcast:
         "events",
         "lost",
         "number",
+        "reached",
         "targets",
     )
 
@@ -93,6 +95,7 @@ class Broadcast:
         data: bytes,
         targets: Iterator[Subscription],
         before: Position,
+        reached: int,
         epoch: int,
         events: int,
         lost: Mapping[str, int],
@@ -101,6 +104,7 @@ class Broadcast:
         self.data = data
         self.targets = targets
         self.before = before
+        self.reached = reached
         self.epoch = epoch
         self.events = events
         self.lost = lost
@@ -162,6 +166,12 @@ class Hub:
                     self._send_at_once(channel, live, data, events, lost)
         last = records[-1]
         channel.tip = position_of(last.ms, last.n, last.seq)
+        if not last.seq:
+            channel.reached += len(records)
+        elif channel.reached >= 0:
+            channel.reached = last.seq
+        else:
+            channel.advance(last.seq, len(records))
 
     def _send_at_once(
         self,
@@ -183,6 +193,8 @@ class Hub:
                     if written != size:
                         sub.socket.queue_rest(data, written)
             elif sub.socket.blocked:
+                sub.reached = channel.reached
+                channel.learn_size(size, events)
                 self._fall_behind(sub, channel.tip, channel.epoch, State.LAGGING)
                 continue
             else:
@@ -217,9 +229,9 @@ class Hub:
     ) -> None:
         self.number = number = self.number + 1
         targets = iter(list(live))
-        tip, epoch = channel.tip, channel.epoch
+        tip, reached, epoch = channel.tip, channel.reached, channel.epoch
         self._underway.append(
-            Broadcast(number, data, targets, tip, epoch, events, lost)
+            Broadcast(number, data, targets, tip, reached, epoch, events, lost)
         )
 
     def do_work(self) -> int:
@@ -267,6 +279,8 @@ class Hub:
             socket = sub.socket
             if socket.blocked or not data:
                 state = State.LAGGING if data else State.REPLAYING
+                sub.reached = broadcast.reached
+                sub.channel.learn_size(len(data), broadcast.events)
                 self._fall_behind(sub, broadcast.before, broadcast.epoch, state)
                 continue
             socket.send(data)

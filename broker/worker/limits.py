@@ -110,6 +110,11 @@ class Limits:
             return by_session
         return "" if self._accepts.take() else "accept_rate"
 
+    @property
+    def users(self) -> int:
+        """How many users with a name have a connection here."""
+        return len(self._per_user)
+
     def opened(self, user: str, session: str) -> None:
         """Count a connection."""
         self.connections += 1

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
@@ -29,6 +30,8 @@ log = structlog.get_logger(__name__)
 
 BACKLOG = 4096
 GC_THRESHOLD = 50_000
+CONNECT_S = 1.0
+"""How long a worker waits for its connections to Redis before it says it is ready."""
 
 
 def main() -> int:
@@ -69,8 +72,9 @@ async def _run(boot: Boot, settings: Settings) -> int:
     loop.add_signal_handler(signal.SIGUSR1, hurry.set)
     tasks = worker.start()
     board.set(boot.index, b.PID, os.getpid())
-    board.set(boot.index, b.STATE, b.READY)
     ends: list[asyncio.Future[Any]] = [stop, *tasks]
+    await _connect(worker, ends)
+    board.set(boot.index, b.STATE, b.READY)
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:
         if task.done():
@@ -85,6 +89,15 @@ async def _run(boot: Boot, settings: Settings) -> int:
     # The loop gives its handlers back: a late signal would end us as if we had failed.
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGUSR1))
     return stop.result()
+
+
+async def _connect(worker: Worker, ends: Sequence[asyncio.Future[Any]]) -> None:
+    """Wait a moment for Redis: who comes first should find it."""
+    connecting = asyncio.create_task(worker.wait_connected())
+    await asyncio.wait(
+        [connecting, *ends], timeout=CONNECT_S, return_when=asyncio.FIRST_COMPLETED
+    )
+    connecting.cancel()
 
 
 def _listen(settings: Settings, port: int) -> socket.socket:

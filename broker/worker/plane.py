@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -19,6 +20,7 @@ from broker.control.sessions import Admission, SessionKeeper
 from broker.control.upstream import Upstream
 from broker.errors import StoreError, StoreUnavailable
 from broker.metrics import catalog
+from broker.metrics.pulse import Growth
 from broker.metrics.slots import Row
 from broker.process import Boot
 from broker.store import commands, offsets, presence, sessions
@@ -88,6 +90,14 @@ class ControlPlane:
         self.sessions = SessionKeeper(
             self._standing, settings, self._end_session, self.tell
         )
+        self._renewals = [
+            Growth(
+                values,
+                catalog.LEASE_RENEWALS[result],
+                partial(self.sessions.renewals.__getitem__, result),
+            )
+            for result in self.sessions.renewals
+        ]
         self.commits = Commits(settings, self._standing)
         self.auto_commits = AutoCommits(settings, self.commits, self._standing)
         self.presence = Presence(settings, self._standing, self, self._tell_presence)
@@ -114,6 +124,11 @@ class ControlPlane:
         if self._janitor is not None:
             runs["janitor"] = self._janitor.run()
         return [asyncio.create_task(run, name=name) for name, run in runs.items()]
+
+    async def wait_connected(self) -> None:
+        """Return when all connections are there."""
+        await self._standing.wait_up()
+        await self._upstream_standing.wait_up()
 
     async def admit(
         self, user: str, session: str, *, limit: int, deliberate: bool, as_of_ms: int
@@ -289,6 +304,8 @@ class ControlPlane:
         values[catalog.COMMANDS_IN_FLIGHT.slot] = self.upstream.in_flight
         values[catalog.COMMITS_PENDING.slot] = self.commits.pending
         values[catalog.CONTROL_UP.slot] = self._standing.up
+        for renewals in self._renewals:
+            renewals.take()
 
     async def flush(self) -> None:
         """Write the last leases and commits, and wait for the answers to commands.

@@ -11,6 +11,7 @@ from broker.disconnect import Disconnect
 from broker.metrics import catalog
 from broker.metrics.slots import Row
 from broker.worker.connection import Connection, Owner
+from broker.worker.departure import return_delay_ms
 from broker.worker.dialect import Dialect
 from broker.worker.entrance import Entrance
 from broker.worker.expiry import Expiries
@@ -194,7 +195,7 @@ class Reception:
         if wanted.session:
             self._subscriptions.open(connection, wanted.session, wanted.reading)
         if self.draining:
-            connection.close(Disconnect.DRAINING)
+            connection.close(Disconnect.DRAINING, delay_ms=return_delay_ms())
 
     def change_identity(self, connection: Connection, identity: Identity) -> None:
         """A connection has a newer token of the same user."""

@@ -14,6 +14,7 @@ from broker.metrics import catalog
 from broker.metrics.slots import Row
 from broker.worker.doorway import HANDED_OVER, has_left
 from broker.worker.edges.edge import NOWHERE, Edge, error_response
+from broker.worker.forwarded import Forwarded
 from broker.worker.handshake import Refusal
 
 log = structlog.get_logger(__name__)
@@ -34,6 +35,7 @@ class Server:
         self._handshake_s = settings.handshake_s
         self._values = values
         self._edges = edges
+        self._forwarded = Forwarded(settings)
         self._manager = web.Server(self._handle)
 
     def protocol(self) -> asyncio.Protocol:
@@ -49,6 +51,7 @@ class Server:
         )
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        request = self._forwarded.see_through(request)
         path = request.path.split("/")[1:] or [""]  # OPTIONS asks for "*".
         edge = self._edges.get(path[0], NOWHERE)
         try:
@@ -56,14 +59,8 @@ class Server:
         except Refusal as refusal:
             if has_left(request):
                 return HANDED_OVER
-            self._count(refusal)
+            self._values[catalog.REFUSED.slots[refusal.reason]] += 1
             return edge.refuse(request, refusal)
-
-    def _count(self, refusal: Refusal) -> None:
-        label = refusal.reason
-        if label.startswith("too_many_connections"):
-            label = "too_many_connections"
-        self._values[catalog.REFUSED.slots[label]] += 1
 
 
 class Handler(web.RequestHandler):

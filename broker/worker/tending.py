@@ -8,10 +8,14 @@ from collections.abc import Callable
 from broker.config import Settings
 from broker.disconnect import Disconnect
 from broker.metrics import catalog
+from broker.metrics.pulse import Growth, LoopLag
 from broker.metrics.slots import Row
 from broker.ring import board as b
+from broker.store.connection import Connection
+from broker.store.standing import StandingConnection
 from broker.worker.catchup import Catchup
-from broker.worker.channels import Channels, Subscription
+from broker.worker.channels import Channels
+from broker.worker.depth import measure
 from broker.worker.limits import Limits
 
 BEAT_S = 0.25
@@ -42,6 +46,11 @@ class Tending:
         self._limits = limits
         self._schedule = schedule
         self._look_at_people = look
+        self._lag = LoopLag(values, catalog.LOOP_LAG.slot)
+        self._grown = [
+            Growth(values, catalog.REDIS_COMMANDS["worker"], _commands_sent),
+            Growth(values, catalog.RECONNECTS["worker"], _connections_retried),
+        ]
 
     async def run(self) -> None:
         """Beat, and look around every second; never returns."""
@@ -50,7 +59,7 @@ class Tending:
         while True:
             due = loop.time() + BEAT_S
             await asyncio.sleep(BEAT_S)
-            self._values[catalog.LOOP_LAG.slot] = max(0.0, loop.time() - due)
+            self._lag.note(due, loop.time())
             self._board.beat(self._row)
             self._board.set(self._row, b.CONNECTIONS, self._limits.connections)
             # The bell may be lost to nobody's fault: look at the ring all the same.
@@ -62,7 +71,7 @@ class Tending:
     def _look(self, now: float) -> None:
         self._limits.look_at_memory()
         self._look_at_people(now)
-        self._measure_queues()
+        self._measure()
         for sub in list(self._catchup.behind):
             stuck = sub.socket.blocked and now - sub.progress_at > self._lag_timeout_s
             if stuck:
@@ -71,22 +80,19 @@ class Tending:
             if channel.recent is not None and not channel.behind:
                 channel.recent = None
 
-    def _measure_queues(self) -> None:
-        total = largest = queued = 0
-        for sub in self._catchup.behind:
-            depth = entries_behind(sub)
-            total += depth
-            largest = max(largest, depth)
-            queued += sub.socket.buffered_bytes
+    def _measure(self) -> None:
         values = self._values
-        values[catalog.QUEUE_DEPTH.slot] = total
-        values[catalog.QUEUE_DEPTH_MAX.slot] = largest
-        values[catalog.QUEUE_BYTES.slot] = queued
+        measure(values, self._catchup.behind)
+        sessions = self._channels.by_session.values()
+        values[catalog.SESSIONS.slot] = sum(not one.pinned for one in sessions)
+        values[catalog.USERS.slot] = self._limits.users
+        for growth in self._grown:
+            growth.take()
 
 
-def entries_behind(sub: Subscription) -> int:
-    """Entries between a subscription and the tip, 0 where an ordinal is not known."""
-    tip, position = sub.channel.tip.seq, sub.position.seq
-    if tip is None or position is None:
-        return 0
-    return max(0, tip - position)
+def _commands_sent() -> int:
+    return Connection.sent
+
+
+def _connections_retried() -> int:
+    return StandingConnection.retries

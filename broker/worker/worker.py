@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 
 import structlog
 
@@ -23,6 +22,7 @@ from broker.worker.catchup import Catchup
 from broker.worker.channels import Channels, State, Subscription
 from broker.worker.commands import Commands
 from broker.worker.connection import Connection
+from broker.worker.departure import Departure
 from broker.worker.dispatcher import Dispatcher
 from broker.worker.doorway import Doorway
 from broker.worker.edges.parts import Parts
@@ -46,7 +46,6 @@ log = structlog.get_logger(__name__)
 READER_ROW = 0
 LAST_WORDS_S = 6.0
 """How long closed connections may take to be gone at the end of a drain."""
-SPREAD_MS = 500
 FLUSH_S = 3.0
 """How long Redis may take to write the last commits."""
 
@@ -168,6 +167,10 @@ class Worker:
         self._members.look()
         self._plane.measure()
 
+    async def wait_connected(self) -> None:
+        """Return when there are connections for what is kept in Redis."""
+        await self._plane.wait_connected()
+
     def start(self) -> list[asyncio.Task[None]]:
         """Start what runs beside the sockets; if one of these ends, so must we."""
         return [
@@ -239,19 +242,12 @@ class Worker:
         """
         # 1. Nobody new: the listening socket is closed, and a late request is refused.
         self.reception.drain()
-        everybody = list(self.reception.connections)
+        everybody = self.reception.connections
         if not everybody:
             self._empty.set()
-        random.shuffle(everybody)
         log.info("draining", connections=len(everybody))
         # 2. One by one, so the other pods see them come one by one.
-        pause_s = self._settings.drain_s / max(1, len(everybody))
-        due = asyncio.get_running_loop().time()
-        for connection in everybody:
-            await self._wait_until(due, hurry)
-            due += pause_s
-            delay_ms = random.randrange(SPREAD_MS)  # noqa: S311 - spreading load
-            connection.close(Disconnect.DRAINING, delay_ms=delay_ms)
+        await Departure(self._settings.drain_s, hurry).run(everybody)
         # 3. Their sockets end when the close is answered, or a little later.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS_S):
@@ -262,11 +258,3 @@ class Worker:
                 await self._plane.flush()
         await self._entrance.close()
         log.info("drained", left=len(self.reception.connections))
-
-    async def _wait_until(self, due: float, hurry: asyncio.Event) -> None:
-        left = due - asyncio.get_running_loop().time()
-        if left <= 0 or hurry.is_set():
-            return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(left):
-                await hurry.wait()

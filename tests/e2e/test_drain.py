@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 
 from broker.store.embedded import EmbeddedServer
 from tests.conftest import NewWatcher, StartBroker
 from tests.harness import http
-from tests.harness.client import WebSocketClient
-from tests.harness.publisher import RatePublisher
+from tests.harness.client import Ended, WebSocketClient
+from tests.harness.publisher import Author, RatePublisher
 from tests.harness.recorder import Recorder
 from tests.harness.servers import BrokerServer
 from tests.harness.watcher import Watcher
@@ -79,6 +81,37 @@ async def test_closes_are_spread_over_the_drain_time(
 
     assert max(times) - min(times) > 0.5
     assert broker.wait() == 0
+
+
+async def test_who_gets_events_leaves_after_who_does_not(
+    start_broker: StartBroker,
+    shared_redis: EmbeddedServer,
+    watch: NewWatcher,
+    author: Author,
+    new_session: Callable[[], str],
+) -> None:
+    """A pause is noticed least where nothing happens."""
+    broker = start_broker(shared_redis.url, workers=1, drain_s=1)
+    quiet = [await watch(broker, new_session()).open() for _ in range(3)]
+    busy = [await watch(broker, new_session()).open() for _ in range(3)]
+    left: list[Watcher] = []
+    for watcher in [*busy, *quiet]:
+        watcher.websocket.ended.add_done_callback(partial(note, left, watcher))
+    for watcher in busy:
+        await author.publish(watcher.account.session)
+        await watcher.next("tick")
+    broker.signal(signal.SIGTERM)
+    for watcher in [*busy, *quiet]:
+        await watcher.ended()
+        watcher.account.leave()
+
+    assert set(left[:3]) == set(quiet)
+    assert set(left[3:]) == set(busy)
+
+
+def note(left: list[Watcher], watcher: Watcher, _: asyncio.Future[Ended]) -> None:
+    """The connection of *watcher* is gone."""
+    left.append(watcher)
 
 
 async def test_drain_fails_readiness_before_it_refuses(

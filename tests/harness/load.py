@@ -53,6 +53,7 @@ async def load(
     payload_bytes: int = 200,
     maxlen: int | None = None,
     burst: int = 1,
+    copies: int = 0,
 ) -> AsyncIterator[Load]:
     """Publish for *seconds* to clients that come and go; the faults go inside.
 
@@ -71,6 +72,7 @@ async def load(
         payload_bytes=payload_bytes,
         maxlen=maxlen,
         burst=burst,
+        copies=copies,
     )
     fleet = Fleet(recorder, lambda: broker.public, SESSIONS, clients, stay_s=stay_s)
     async with fleet:

@@ -8,30 +8,63 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
-from redis.asyncio import Redis
+from redis.asyncio import Connection, ConnectionPool, Redis
+from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from broker.model import FIRST_ID, StreamId, parse_stream_id
+from broker.store.address import Address, parse_url
 from tests.harness.ledger import Ledger
 
 CLIENT_NAME = "tests"
 """Tells the tests' own connections from the broker's."""
 _SLICE_S = 0.01
+_WAIT_MS = 4000
 Fields = dict[Any, Any]
 
 
 def connect(url: str) -> Redis:
     """A client that never sends a command twice."""
-    return Redis.from_url(
-        url,
-        client_name=CLIENT_NAME,
-        protocol=3,
-        socket_timeout=5,
-        socket_connect_timeout=5,
-        retry=Retry(NoBackoff(), 0),
-    )
+    options: dict[str, Any] = {
+        "client_name": CLIENT_NAME,
+        "protocol": 3,
+        "socket_timeout": 5,
+        "socket_connect_timeout": 5,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    address = parse_url(url)
+    if address.kind == "sentinel":
+        options |= {"password": address.password or None, "address": address}
+        pool = ConnectionPool(connection_class=ToPrimary, **options)
+        return Redis.from_pool(pool)
+    if address.kind == "cluster":
+        nodes = [ClusterNode(host, port) for host, port in address.nodes]
+        cluster: Any = RedisCluster(startup_nodes=nodes, **options)
+        return cluster  # type: ignore[no-any-return]
+    return Redis.from_url(url, **options)
+
+
+class ToPrimary(Connection):
+    """A connection that asks a Sentinel where to go, each time anew."""
+
+    def __init__(self, *, address: Address, **options: Any) -> None:
+        super().__init__(**options)
+        self._address = address
+
+    async def _connect(self) -> None:
+        host, port = self._address.nodes[0]
+        reader, writer = await asyncio.open_connection(host, port)
+        try:
+            service = self._address.service
+            writer.write(f"SENTINEL GET-MASTER-ADDR-BY-NAME {service}\r\n".encode())
+            answer = [await reader.readline() for _ in range(5)]
+        finally:
+            writer.close()
+            await writer.wait_closed()
+        self.host, self.port = answer[2].decode().strip(), int(answer[4])
+        await super()._connect()  # type: ignore[no-untyped-call]
 
 
 def key_of(session: str) -> str:
@@ -105,6 +138,9 @@ class RatePublisher:
     goes on it reads them back by their numbers. That is exact as long as nothing
     trims the streams while the connection is down.
 
+    With *copies* an entry counts once so many replicas have it; after the first failure
+    the server is alone.
+
     Attributes:
         ledger: Gets every entry that the stream has.
         published: How many that were.
@@ -121,6 +157,7 @@ class RatePublisher:
         maxlen: int | None = None,
         burst: int = 1,
         first: int = 0,
+        copies: int = 0,
     ) -> None:
         self.ledger = ledger
         self.published = 0
@@ -131,6 +168,7 @@ class RatePublisher:
         self._maxlen = maxlen
         self._burst = burst
         self._next = first
+        self._copies = copies
 
     async def run(self, seconds: float) -> None:
         """Publish for *seconds*; returns when every entry is accounted for."""
@@ -153,9 +191,16 @@ class RatePublisher:
             pipeline.xadd(
                 key_of(session), fields, maxlen=self._maxlen, approximate=False
             )
+        if self._copies:
+            # Nobody reads an entry before it was sent to the replicas, which happens
+            # together with this answer.
+            pipeline.wait(self._copies, _WAIT_MS)
         try:
             replies = await pipeline.execute(raise_on_error=False)
         except (RedisError, OSError):
+            replies = None
+        if replies is None or (self._copies and replies.pop() < self._copies):
+            self._copies = 0
             await self._resolve(batch)
             return
         lost = []

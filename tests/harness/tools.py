@@ -12,6 +12,8 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
+from tests.harness.programs import missing_for_deploy
+
 CLIENTS = Path(__file__).parents[1] / "clients"
 CHROMIUM = Path(os.environ.get("BROKER_TEST_CHROMIUM", "/usr/bin/chromium"))
 IS_ALL_WANTED = os.environ.get("BROKER_TEST_ALL") == "1"
@@ -59,6 +61,9 @@ def left_out() -> list[str]:
         lines.append(
             f"left out: clients in JavaScript, for want of {' and '.join(lacks)}"
         )
+    for file, lacks in missing_for_deploy().items():
+        wanted = " and ".join(lacks)
+        lines.append(f"left out: tests/deploy/{file}, for want of {wanted}")
     if newer_python() is None:
         lines.append("left out: openhands-sdk, for want of Python 3.12")
     return lines

@@ -59,7 +59,8 @@ async def add(server: EmbeddedServer) -> str:
 
 async def count(server: EmbeddedServer) -> int:
     async with store.connect(server.url) as client:
-        return int(await client.xlen("k"))
+        (length,) = await client.call_all(("XLEN", "k"))
+        return int(length)
 
 
 async def test_started_server_takes_commands_at_once(binary: Path):

@@ -10,6 +10,7 @@ import msgspec
 import structlog
 
 from broker.control.notices import ANSWERS, CHANNEL, Question, encode
+from broker.store.cluster import open_connection
 from broker.store.connection import Connection
 from broker.supervisor.api.gate import Call
 from broker.supervisor.api.messages import Connections, Lagging
@@ -46,7 +47,7 @@ class Questions:
         if self._slots.locked():
             raise Refusal("overloaded", "this is being asked often enough already")
         async with self._slots:
-            connection = await Connection.open(
+            connection = await open_connection(
                 self._url,
                 client_name="broker-question",
                 connect_timeout_s=ANSWERS_S,

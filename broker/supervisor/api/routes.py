@@ -81,6 +81,22 @@ ROUTES = (
         need="nothing",
     ),
     Route(
+        name="startupz",
+        method="GET",
+        path="/startupz",
+        summary="Whether the pod has been ready since it began.",
+        need="nothing",
+        also=((503, "Not yet; the body has what is missing."),),
+    ),
+    Route(
+        name="livez",
+        method="GET",
+        path="/livez",
+        summary="Whether the pod can still mend itself.",
+        need="nothing",
+        also=((503, "Only a new pod can; the body has the reasons."),),
+    ),
+    Route(
         name="readyz",
         method="GET",
         path="/readyz",

@@ -37,7 +37,7 @@ async def test_key_that_is_no_stream_does_not_starve_the_others(
 
         assert chains["bad"].complaints == ["wrongtype"]
         assert rig.count(catalog.READ_ERRORS.slots["wrongtype"]) >= 1
-        assert rig.count(catalog.RECONNECTS.slot) == 0
+        assert rig.count(catalog.RECONNECTS["reader"]) == 0
 
 
 async def test_key_that_is_a_stream_again_is_read_again(
@@ -85,7 +85,7 @@ async def test_entry_of_a_slow_script_is_not_forgotten(
     await rig.until(lambda: all(len(chains[one].ids) == 1 for one in GOOD))
 
     publisher.check("slow", chains["slow"])
-    assert rig.count(catalog.RECONNECTS.slot) == 0
+    assert rig.count(catalog.RECONNECTS["reader"]) == 0
     other.close()
 
 

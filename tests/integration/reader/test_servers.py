@@ -78,7 +78,7 @@ async def test_server_that_restarts_with_all_its_data_resets_nothing(
             await rig.until(lambda: rig.is_up)
         await rig.until(lambda: all(publisher.is_told(*one) for one in chains.items()))
         resets = rig.count(catalog.RESETS.slot)
-        reconnects = rig.count(catalog.RECONNECTS.slot)
+        reconnects = rig.count(catalog.RECONNECTS["reader"])
 
     for session, chain in chains.items():
         publisher.check(session, chain)
@@ -112,7 +112,7 @@ async def test_server_that_appears_late_is_read(start_server: StartServer) -> No
     rig.follower.start()
     rig.begin()
     token = rig.ask("s")
-    await rig.until(lambda: rig.count(catalog.RECONNECTS.slot) > 1)
+    await rig.until(lambda: rig.count(catalog.RECONNECTS["reader"]) > 1)
     ever_up = rig.on_board(b.REDIS_UP_EVER)
     await asyncio.to_thread(server.start)
     answer = await rig.answer(token)
@@ -140,7 +140,7 @@ async def test_replica_is_not_read(start_server: StartServer) -> None:
         await rig.watch("s")
         await control.call("REPLICAOF", "127.0.0.1", primary.port)
         await rig.until(lambda: not rig.is_up)
-        await rig.until(lambda: rig.count(catalog.RECONNECTS.slot) > 1)
+        await rig.until(lambda: rig.count(catalog.RECONNECTS["reader"]) > 1)
         await control.call("REPLICAOF", "NO", "ONE")
         await rig.until(lambda: rig.is_up)
     control.close()
@@ -174,7 +174,7 @@ class TestTrackingRefused:
         """Who asks for tracking only gets it or nothing."""
         rig = Rig(limited_url, reader_mode="tracking")
         rig.begin()
-        await rig.until(lambda: rig.count(catalog.RECONNECTS.slot) > 1)
+        await rig.until(lambda: rig.count(catalog.RECONNECTS["reader"]) > 1)
 
         assert not rig.is_up
         await rig.__aexit__(None, None, None)

@@ -19,7 +19,7 @@ from broker.errors import (
 from broker.store.connection import Connection
 from tests.integration.store.conftest import Open
 
-HELLO_OK = b"%1\r\n$5\r\nproto\r\n:3\r\n+OK\r\n"
+HELLO_OK = b"%1\r\n$5\r\nproto\r\n:3\r\n"
 
 
 @asynccontextmanager
@@ -117,7 +117,7 @@ async def test_peer_that_speaks_no_resp3_is_unsuitable() -> None:
         reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         await reader.read(1000)
-        writer.write(b"-NOPROTO unsupported protocol version\r\n+OK\r\n")
+        writer.write(b"-NOPROTO unsupported protocol version\r\n")
 
     async with peer(refuse) as url:
         with pytest.raises(ServerUnsuitable, match="RESP3"):

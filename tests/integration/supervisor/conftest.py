@@ -62,6 +62,12 @@ class PodStatus:
     def health(self) -> dict[str, object]:
         return {}
 
+    def not_started(self) -> list[str]:
+        return []
+
+    def not_live(self) -> list[str]:
+        return []
+
     def not_ready(self) -> list[str]:
         return []
 

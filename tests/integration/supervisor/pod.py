@@ -130,7 +130,9 @@ class Pod:
 
 @contextlib.asynccontextmanager
 async def running_pod(
-    settings: Mapping[str, object] | None = None, **behaviour: str
+    settings: Mapping[str, object] | None = None,
+    probe: Mapping[str, float] | None = None,
+    **behaviour: str,
 ) -> AsyncIterator[Pod]:
     """Start a pod; children that are not mentioned do nothing special."""
     process = await asyncio.create_subprocess_exec(
@@ -139,6 +141,7 @@ async def running_pod(
         "tests.integration.supervisor.run_pod",
         json.dumps({**SETTINGS, **(settings or {})}),
         json.dumps({"reader": "plain", "worker": "plain"} | behaviour),
+        json.dumps(probe or {}),
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},

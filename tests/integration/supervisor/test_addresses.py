@@ -76,7 +76,7 @@ async def test_metrics_come_in_the_format_of_prometheus() -> None:
         assert response.status == 200
         assert response.headers["content-type"].startswith("text/plain; version=")
         assert await pod.metric("broker_workers_up") == 2
-        assert b"broker_build_info{version=" in response.body
+        assert b"broker_build_info{" in response.body
 
 
 @pytest.mark.parametrize(

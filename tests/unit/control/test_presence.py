@@ -453,17 +453,20 @@ def test_who_asks_redis(world: World, pod: Pod) -> None:
 def test_who_has_just_come_can_be_said_at_once(pod: Pod) -> None:
     """So that he is in the first list that he is shown; nobody else is said."""
     pod.enter("ann", "bob")
-    for user in ("ann", "ann", "carl"):
+    said = [
         pod.loop.create_task(pod.presence.say("s1", user))
-        pod.loop.settle()
+        for user in ("ann", "ann", "carl")
+    ]
+    pod.loop.settle()
     task = pod.loop.create_task(pod.presence.who("s1"))
     pod.loop.settle()
+    assert all(one.done() for one in said)
     assert task.result() == (1, ["ann"])
     pod.go_away()
-    task = pod.loop.create_task(pod.presence.say("s1", "bob"))
+    late = pod.loop.create_task(pod.presence.say("s1", "bob"))
     pod.loop.settle()
     with pytest.raises(StoreUnavailable):
-        task.result()
+        late.result()
 
 
 def test_presence_that_is_off_does_nothing(world: World) -> None:

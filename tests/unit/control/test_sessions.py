@@ -257,6 +257,21 @@ async def test_one_who_is_refused_does_not_stop_the_others(rig: Rig) -> None:
     assert await rig.keeper.renew_all() == 1
 
 
+async def test_renewals_are_counted_by_what_came_of_them(rig: Rig) -> None:
+    """Renewed, ended elsewhere, refused for one user, or not sent at all."""
+    for session, user in (("s1", "ann"), ("s2", "ann"), ("s3", "bad")):
+        await rig.come(session, user=user)
+    rig.store.failures = [{"bad": StoreRefused("WRONGTYPE no")}]
+    rig.store.verdicts["s2"] = standing("s2", 9, "closed")
+    with capture_logs():
+        await rig.keeper.renew_all()
+    assert rig.keeper.renewals == {"renewed": 1, "lost": 1, "failed": 1}
+    rig.store.failures = [StoreUnavailable("away")]
+    with pytest.raises(StoreUnavailable):
+        await rig.keeper.renew_all()
+    assert rig.keeper.renewals == {"renewed": 1, "lost": 1, "failed": 3}
+
+
 async def test_announcements_that_are_refused_are_logged(rig: Rig) -> None:
     """What was learned counts nevertheless."""
     await rig.come("s1")

@@ -17,6 +17,12 @@ class PodStatus:
     def health(self) -> dict[str, object]:
         return {"children": [{"name": "reader", "pid": 7}]}
 
+    def not_started(self) -> list[str]:
+        return self.reasons
+
+    def not_live(self) -> list[str]:
+        return self.reasons
+
     def not_ready(self) -> list[str]:
         return self.reasons
 
@@ -25,18 +31,26 @@ class PodStatus:
 
 
 @pytest.mark.parametrize(
-    ("reasons", "status"), [((), 200), (("starting",), 503), (("draining",), 503)]
+    ("path", "word"),
+    [("/startupz", "started"), ("/livez", "live"), ("/readyz", "ready")],
 )
-async def test_readiness_fails_with_its_reasons(
-    aiohttp_client: AiohttpClient, reasons: tuple[str, ...], status: int
+@pytest.mark.parametrize(
+    ("reasons", "status"), [((), 200), (("starting",), 503), (("a", "b"), 503)]
+)
+async def test_each_probe_fails_with_its_reasons(
+    aiohttp_client: AiohttpClient,
+    path: str,
+    word: str,
+    reasons: tuple[str, ...],
+    status: int,
 ) -> None:
-    """Whoever asks is told why no clients should come."""
+    """Whoever asks is told why."""
     client = await aiohttp_client(AdminServer(PodStatus(*reasons), "", 0).app)
 
-    answer = await client.get("/readyz")
+    answer = await client.get(path)
 
     assert answer.status == status
-    assert await answer.json() == {"ready": not reasons, "reasons": list(reasons)}
+    assert await answer.json() == {word: not reasons, "reasons": list(reasons)}
 
 
 async def test_health_tells_of_the_processes(aiohttp_client: AiohttpClient) -> None:

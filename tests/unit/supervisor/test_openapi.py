@@ -25,6 +25,12 @@ class PodStatus:
     def health(self) -> dict[str, object]:
         return {}
 
+    def not_started(self) -> list[str]:
+        return []
+
+    def not_live(self) -> list[str]:
+        return []
+
     def not_ready(self) -> list[str]:
         return []
 
@@ -92,7 +98,10 @@ def test_each_route_that_takes_a_right_says_so():
     ]
     open_ones = {one["operationId"] for one in operations if "security" not in one}
 
-    assert open_ones == {"healthz", "readyz", "metrics", "openapi"}
+    assert open_ones == {
+        *("healthz", "startupz", "livez", "readyz"),
+        *("metrics", "openapi"),
+    }
 
 
 def test_operations_have_names_of_their_own():

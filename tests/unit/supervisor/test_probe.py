@@ -58,6 +58,13 @@ def test_probes_right_after_an_outage_do_not_count() -> None:
     assert probes.is_deaf(1000, 0)
 
 
+def test_a_clock_of_redis_that_is_put_back_deafens_nobody() -> None:
+    """Ids from after that are smaller than those from before."""
+    probes = filled_log(FakeClock(), *range(100_000, 100_007), 50_000)
+
+    assert not probes.is_deaf(50_000, 0)
+
+
 def test_only_the_first_failure_is_news() -> None:
     """An outage is logged once."""
     probes = ProbeLog(FakeClock())
