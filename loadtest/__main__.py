@@ -18,6 +18,7 @@ from loadtest.scenarios import (
     fanout,
     idle,
     reader,
+    roll,
     sessions,
     slow,
     storm,
@@ -35,6 +36,7 @@ SCENARIOS = {
     "idle": idle.questions,
     "users": users.questions,
     "accept": accept.questions,
+    "roll": roll.questions,
 }
 
 

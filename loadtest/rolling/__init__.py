@@ -1,0 +1,1 @@
+"""Brokers behind HAProxy that are replaced one by one, and who reads meanwhile."""
