@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, Field, SecretStr, field_validator, model_validator
@@ -86,8 +86,8 @@ class AccessSettings(BaseModel):
     trusted_proxies: str = Field(
         "",
         description="Comma-separated addresses and networks of load balancers, such as "
-        "10.0.0.0/8, whose X-Forwarded-For and X-Forwarded-Host are believed. "
-        "Default: nobody's.",
+        "10.0.5.0/28, whose X-Forwarded-For and X-Forwarded-Host are believed; no "
+        "network that clients are in. Default: nobody's.",
     )
 
     @model_validator(mode="after")
@@ -124,9 +124,14 @@ class AccessSettings(BaseModel):
     def _proxies_are_networks(cls, proxies: str) -> str:
         for proxy in _split(proxies):
             try:
-                ip_network(proxy)
+                network = ip_network(proxy)
             except ValueError:
                 raise ValueError(_network_hint(proxy)) from None
+            first = network.network_address
+            if isinstance(first, IPv6Address) and (
+                first.ipv4_mapped or first.is_link_local
+            ):
+                raise ValueError(f"{proxy} matches nobody: write it as IPv4, or global")
         return proxies
 
     @property
@@ -149,5 +154,5 @@ def _network_hint(text: str) -> str:
     try:
         meant = ip_network(text, strict=False)
     except ValueError:
-        return "must list addresses or networks such as 10.0.0.0/8, no names"
+        return "must list addresses or networks such as 10.0.5.0/28, no names"
     return f"{text} is a host in a network: {meant} or {text.partition('/')[0]}"

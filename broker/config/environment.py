@@ -50,6 +50,7 @@ def load_settings(
         complaints += [
             _unusable(str(one["loc"][0]) if one["loc"] else "", one["msg"], values)
             for one in error.errors()
+            if one["type"] != "default_factory_not_called"  # For want of another one.
         ]
     else:
         if not complaints:

@@ -105,6 +105,7 @@ REFUSED = _labelled(
     reason=(
         *("bad_request", "forbidden", "not_found", "too_many_connections"),
         *("too_many_connections_per_user", "too_many_connections_per_session"),
+        "too_many_subscriptions",
         *("accept_rate", "memory", "unavailable", "draining", "bad_upgrade"),
         *("unauthorized", "token_expired", "revoked", "too_many_consumers"),
         *("session_evicted", "session_closed"),

@@ -29,6 +29,9 @@ class Forwarded:
 
     def __init__(self, settings: Settings) -> None:
         self._networks = settings.trusted_networks
+        # Where only this machine is let in, the name is all that tells a page that was
+        # led here by its DNS, and a page may set this header.
+        self._believes_host = settings.auth != "none" or settings.allow_insecure
 
     def see_through(self, request: web.BaseRequest) -> web.BaseRequest:
         """The request as its client sent it to the first of the trusted proxies.
@@ -44,11 +47,13 @@ class Forwarded:
         hops = request.headers.getall(hdrs.X_FORWARDED_FOR, [])
         remote = str(self._client(peer, hops))
         host = _last(request.headers.getall(hdrs.X_FORWARDED_HOST, []))
-        if not host:
+        if not host or not self._believes_host:
             return request.clone(remote=remote)
         headers = CIMultiDict(request.headers)
         headers[hdrs.HOST] = host
-        return request.clone(remote=remote, headers=headers)
+        # The copy is encoded strictly, and a cookie may hold bytes of any kind.
+        clean = CIMultiDict((name, _printable(text)) for name, text in headers.items())
+        return request.clone(remote=remote, headers=clean)
 
     def _client(self, peer: _Address, hops: Sequence[str]) -> _Address:
         """The nearest address that is not a proxy's; each proxy adds at the right."""
@@ -86,6 +91,10 @@ def read_address(text: str) -> _Address | None:
             return None  # It means something on one machine only.
         return address.ipv4_mapped or address
     return address
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _last(values: Sequence[str]) -> str:

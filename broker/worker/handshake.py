@@ -28,6 +28,7 @@ MESSAGES = {
     "too_many_connections": "this server has as many connections as it may",
     "too_many_connections_per_user": "this user has as many connections as allowed",
     "too_many_connections_per_session": "this session has as many as allowed",
+    "too_many_subscriptions": "this user reads as many sessions as allowed",
     "accept_rate": "too many new connections at once",
     "memory": "this server is short of memory",
     "unavailable": "the event store is away",
@@ -48,6 +49,7 @@ STATUSES = {
     "not_found": 404,
     "too_many_connections_per_user": 429,
     "too_many_connections_per_session": 429,
+    "too_many_subscriptions": 429,
     "unauthorized": 401,
     "token_expired": 401,
     "revoked": 401,
@@ -207,10 +209,10 @@ def check_origin(request: web.BaseRequest, settings: Settings) -> None:
 
 
 def _is_local(host: str) -> bool:
-    name = urlsplit(f"//{host}").hostname or ""
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
     try:
+        name = urlsplit(f"//{host}").hostname or ""
+        if name == "localhost" or name.endswith(".localhost"):
+            return True
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False

@@ -129,17 +129,18 @@ class Limits:
 
     def may_subscribe(self, user: str, already: int) -> bool:
         """Whether a connection with *already* subscriptions may have one more."""
+        is_room = already < self._settings.max_subscriptions_per_connection
+        return is_room and not self.subscription_refusal(user)
+
+    def subscription_refusal(self, user: str) -> str:
+        """Why *user* may read no further session here; empty if he may."""
         settings = self._settings
-        return (
-            already < settings.max_subscriptions_per_connection
-            and self.subscriptions < settings.max_subscriptions
-            and not (
-                user
-                and _reached(
-                    self._subs_per_user[user], settings.max_subscriptions_per_user
-                )
-            )
-        )
+        if user and _reached(
+            self._subs_per_user[user], settings.max_subscriptions_per_user
+        ):
+            return "too_many_subscriptions"
+        is_full = self.subscriptions >= settings.max_subscriptions
+        return "too_many_connections" if is_full else ""
 
     def subscribed(self, user: str) -> None:
         """Count a subscription."""

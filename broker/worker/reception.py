@@ -123,8 +123,8 @@ class Reception:
         return list(in_the_way.values())
 
     def _check_subscription(self, user: str) -> None:
-        if not self._limits.may_subscribe(user, 0):
-            raise Refusal("too_many_connections")
+        if reason := self._limits.subscription_refusal(user):
+            raise Refusal(reason)
 
     def _in_the_way(self, reason: str, user: str, session: str) -> Connection | None:
         """The connection that a newcomer may replace, if the settings say so."""

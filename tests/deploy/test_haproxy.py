@@ -39,9 +39,11 @@ def pods(
         started.append(BrokerServer(shared_redis.url, directory, settings).start())
         return started[-1]
 
-    yield Pods(3, start, heartbeat_s=HEARTBEAT_S, token_in_query="true")
-    for broker in started:
-        broker.stop()
+    try:
+        yield Pods(3, start, heartbeat_s=HEARTBEAT_S, token_in_query="true")
+    finally:
+        for broker in started:
+            broker.stop()
 
 
 @pytest.fixture(scope="module")
@@ -172,9 +174,9 @@ async def test_pod_that_leaves_gets_nobody_new_and_its_clients_resume_elsewhere(
 ) -> None:
     """Its sockets stay until it closes them; then newcomers go to its successor."""
     pods = Pods(
-        3, lambda **s: start_broker(shared_redis.url, **s), drain_delay_s=4, drain_s=1
+        3, lambda **s: start_broker(shared_redis.url, **s), drain_delay_s=8, drain_s=1
     )
-    with HAProxy(pods.addresses, pods.admin_port) as proxy:
+    with HAProxy(pods.addresses, pods.admin_port, SLOW_START="4s") as proxy:
         old = [await watch(proxy, new_session()).open() for _ in range(12)]
         assert proxy.sessions == [4, 4, 4]
 

@@ -34,9 +34,11 @@ def pods(
         started.append(BrokerServer(shared_redis.url, directory, settings).start())
         return started[-1]
 
-    yield Pods(3, start, heartbeat_s=HEARTBEAT_S, token_in_query="true")
-    for broker in started:
-        broker.stop()
+    try:
+        yield Pods(3, start, heartbeat_s=HEARTBEAT_S, token_in_query="true")
+    finally:
+        for broker in started:
+            broker.stop()
 
 
 @pytest.fixture(scope="module")

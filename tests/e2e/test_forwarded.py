@@ -84,3 +84,30 @@ async def test_page_may_come_by_the_name_that_a_trusted_proxy_tells(
     except Refused as refused:
         seen = refused.status
     assert seen == status
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [(b"app.example", b"101"), (b"[::1", b"403"), (b"a]b", b"403")],
+)
+async def test_what_no_proxy_has_put_in_order_is_no_fault_of_ours(
+    start_broker: StartBroker, shared_redis: EmbeddedServer, host: bytes, status: bytes
+) -> None:
+    """Cookies hold bytes of any kind, and a name of a host may be none."""
+    strict = {b"101": "true"}.get(status, "false")
+    broker = start_broker(
+        shared_redis.url, trusted_proxies="127.0.0.1", allow_insecure=strict
+    )
+    reader, writer = await asyncio.open_connection(*broker.public)
+    writer.write(
+        b"GET /v1/ws/s1 HTTP/1.1\r\nHost: %b\r\nX-Forwarded-Host: %b\r\n"
+        b"Cookie: n=S\xe3o\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+        b"\r\n" % (host, host)
+    )
+    async with asyncio.timeout(10):
+        line = await reader.readline()
+    writer.transport.abort()
+
+    assert line.split()[1] == status
+    broker.check_log()

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
@@ -26,7 +27,7 @@ _START_S = 20.0
 _METRIC = re.compile(r"^(haproxy_server_\w+)\{([^}]*)\} (\S+)$", re.MULTILINE)
 
 
-class Balancer:
+class Balancer(ABC):
     """A process that forwards; a context manager.
 
     Attributes:
@@ -65,12 +66,16 @@ class Balancer:
             return probe.connect_ex(self.public) == 0
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
+    @abstractmethod
     def start(self) -> None:
         """Start it and wait until it forwards."""
-        raise NotImplementedError
 
     def __exit__(self, *_: object) -> None:
         if self._process is not None:

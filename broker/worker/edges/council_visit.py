@@ -72,8 +72,8 @@ class Visit:
         Raises:
             Refusal: There is no room, or a session that was named may not be read.
         """
-        if not self._parts.limits.may_subscribe(identity.user, 0):
-            raise Refusal("too_many_connections")
+        if reason := self._parts.limits.subscription_refusal(identity.user):
+            raise Refusal(reason)
         wanted = await self._host.admit(identity, wanted)
         try:
             if self._sessions is None:

@@ -225,6 +225,9 @@ class Worker:
     def may_subscribe(self, user: str, already: int) -> bool:
         return not self.full
 
+    def subscription_refusal(self, user: str) -> str:
+        return "too_many_connections" if self.full else ""
+
     def welcome(self, connection: Connection, wanted: Wanted) -> None:
         """Nobody is greeted in this protocol."""
 

@@ -14,8 +14,9 @@ from broker.worker.forwarded import HOPS_MAX, Forwarded
 PROXIES = "10.0.0.0/8, 192.0.2.1, 2001:db8::/32"
 
 
-def settings(proxies: str) -> Settings:
-    return load_settings({"BROKER_TRUSTED_PROXIES": proxies}, env_file=None)
+def settings(proxies: str, **more: str) -> Settings:
+    given = {"BROKER_TRUSTED_PROXIES": proxies, "BROKER_ALLOW_INSECURE": "true"}
+    return load_settings(given | more, env_file=None)
 
 
 def request(peer: str, *headers: tuple[str, str]) -> web.BaseRequest:
@@ -91,12 +92,23 @@ def test_host_is_the_one_that_the_nearest_proxy_names() -> None:
     assert strange.headers[hdrs.HOST] == "broker:8080"
 
 
+def test_where_only_this_machine_is_let_in_no_proxy_names_the_host() -> None:
+    """A page that was led here by its DNS may set the header itself."""
+    headers = [("Host", "evil.example"), ("X-Forwarded-Host", "localhost")]
+    forwarded = Forwarded(settings(PROXIES, BROKER_ALLOW_INSECURE="false"))
+    seen = forwarded.see_through(request("10.0.0.1", *headers))
+
+    assert seen.headers[hdrs.HOST] == "evil.example"
+
+
 @pytest.mark.parametrize(
     ("proxies", "hint"),
     [
         ("haproxy", "no names"),
         ("10.0.0.0/8, 300.1.1.1", "no names"),
         ("10.1.2.3/8", "10.0.0.0/8 or 10.1.2.3"),
+        ("::ffff:10.0.0.0/104", "matches nobody"),
+        ("fe80::/10", "matches nobody"),
     ],
 )
 def test_what_is_no_network_is_refused(proxies: str, hint: str) -> None:

@@ -80,10 +80,12 @@ def test_subscriptions_are_bounded() -> None:
     assert not limits.may_subscribe("", 2)
     limits.subscribed("ann")
     assert not limits.may_subscribe("ann", 0)
+    assert limits.subscription_refusal("ann") == "too_many_subscriptions"
     assert limits.may_subscribe("bob", 0)
     limits.subscribed("")
     limits.subscribed("")
     assert not limits.may_subscribe("", 0)
+    assert limits.subscription_refusal("bob") == "too_many_connections"
     limits.unsubscribed("ann")
     assert limits.may_subscribe("ann", 0)
 
