@@ -14,36 +14,14 @@ import pytest
 from broker.store.embedded import EmbeddedServer, free_port
 from tests.conftest import NewWatcher, StartBroker
 from tests.harness import http, wire
-from tests.harness.balancers import HAProxy, Pods, visit
+from tests.harness.balancers import IDLE_S, HAProxy, Pods, visit
 from tests.harness.certificates import Authority
 from tests.harness.client import Address, WebSocketClient, request_head
 from tests.harness.publisher import Author
-from tests.harness.servers import BrokerServer
 from tests.harness.watcher import Watcher
 
-IDLE_S = 2
-HEARTBEAT_S = 0.4
 REFUSED_AT_ONCE = 60
 """Three times as many as one address may have told by a close code."""
-
-
-@pytest.fixture(scope="module")
-def pods(
-    shared_redis: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Pods]:
-    """Three brokers for the tests that leave them as they are."""
-    started: list[BrokerServer] = []
-
-    def start(**settings: object) -> BrokerServer:
-        directory = tmp_path_factory.mktemp("broker")
-        started.append(BrokerServer(shared_redis.url, directory, settings).start())
-        return started[-1]
-
-    try:
-        yield Pods(3, start, heartbeat_s=HEARTBEAT_S, token_in_query="true")
-    finally:
-        for broker in started:
-            broker.stop()
 
 
 @pytest.fixture(scope="module")

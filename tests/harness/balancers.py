@@ -23,6 +23,8 @@ from tests.harness.servers import BrokerServer, Log
 DEPLOY = Path(__file__).parents[2] / "deploy"
 HAPROXY = DEPLOY / "haproxy" / "haproxy.cfg"
 NGINX = DEPLOY / "nginx" / "nginx.conf"
+IDLE_S, HEARTBEAT_S = 4, 0.8
+"""How long silence may last on the way to a broker, and how often one speaks."""
 _START_S = 20.0
 _METRIC = re.compile(r"^(haproxy_server_\w+)\{([^}]*)\} (\S+)$", re.MULTILINE)
 
