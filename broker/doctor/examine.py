@@ -71,9 +71,14 @@ async def _examine(
     connection = await Connection.open(address, client_name=NAME)
     found = [_reached(address)]
     try:
-        found.append(
-            await probes.check_rights(connection, settings, in_cluster=in_cluster)
-        )
+        # On one of its own: a transaction that may be begun and not ended is no place
+        # for further questions.
+        apart = await Connection.open(address, client_name=NAME)
+        try:
+            rights = await probes.check_rights(apart, settings, in_cluster=in_cluster)
+        finally:
+            apart.close()
+        found.append(rights)
         info, config = await probes.read_facts(connection)
         found += judge_server(info, config, settings, in_cluster=in_cluster)
         found.append(await probes.check_clock(connection))

@@ -6,6 +6,7 @@ else. Services that publish, or read commands, should be users of their own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from broker.config import Settings
@@ -104,9 +105,16 @@ async def missing_rights(connection: Connection, *, in_cluster: bool) -> list[st
     Raises:
         StoreUnavailable: No connection, or the server is not ready.
     """
+    frame = await connection.send(("MULTI",), ("DISCARD",))
+    if refused := _refused(("+multi", "+discard"), frame):
+        return refused  # Without these what follows would be done, or never end.
     commands = _needed(in_cluster)
     queued = await connection.send(("MULTI",), *commands, ("DISCARD",))
-    asked = zip(("+multi", *map(_right, commands), "+discard"), queued, strict=True)
+    return _refused(("+multi", *map(_right, commands), "+discard"), queued)
+
+
+def _refused(rights: Sequence[str], replies: Sequence[object]) -> list[str]:
+    asked = zip(rights, replies, strict=True)
     return [right for right, reply in asked if str(reply).startswith("NOPERM")]
 
 

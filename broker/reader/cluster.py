@@ -37,6 +37,7 @@ REFRESH_S = 1.0
 """How often the nodes are asked who has which slots. A slot that moves without a key
 that we have read does not ring: so long its new streams may go unheard."""
 REFRESH_SOON_S = 0.05
+TAKE_BACK_S = 5.0
 HOPS_MAX = 8
 """How often within that time a watch goes where a node sends it: two nodes may point
 at one another for a moment."""
@@ -101,6 +102,8 @@ class ClusterReader:
         self._lobby_openings = self._new_openings(self._lobby)
         self._topology: Topology | None = None
         self._owners: list[Node | None] = []
+        self._settled: list[Node | None] = []
+        self._take_back_at = 0.0
         self._hops: dict[Watched, int] = {}
         self._refresh_soon = asyncio.Event()
         self._tasks: asyncio.TaskGroup
@@ -232,10 +235,16 @@ class ClusterReader:
         for node in nodes.values():
             self._place(node)
         self._settle(self._lobby, None, owners)
-        if owners != self._owners:
-            self._owners = owners
+        if owners != self._owners or owners != self._settled:
+            # Not the same list: a MOVED changes one of them.
+            self._owners, self._settled = owners, owners.copy()
             for node, place in list(self._places.items()):
                 self._settle(place.watches, node, owners)
+        if time.monotonic() >= self._take_back_at:
+            self._take_back_at = time.monotonic() + TAKE_BACK_S
+            for node, place in list(self._places.items()):
+                if place.source.failed:
+                    self._settle(place.watches, node, owners, patiently=False)
         for node, place in list(self._places.items()):
             if node not in nodes.values() and not len(place.watches):
                 del self._places[node]
@@ -246,14 +255,19 @@ class ClusterReader:
         self._wake()
 
     def _settle(
-        self, watches: NodeWatches, node: Node | None, owners: list[Node | None]
+        self,
+        watches: NodeWatches,
+        node: Node | None,
+        owners: list[Node | None],
+        *,
+        patiently: bool = True,
     ) -> None:
         """Hand over what is at *node* and belongs elsewhere."""
         for watched in watches:
             owner = owners[slot_of(watched.key)]
             if owner == node:
                 watched.asking = False
-            elif not watched.asking:
+            elif not (watched.asking and patiently):
                 to = self._lobby if owner is None else self._place(owner).watches
                 watches.hand_over(watched, to, asking=False)
 

@@ -265,6 +265,7 @@ class NodeSource(Source):
     """
 
     up = False
+    failed = False
     load: TrackingLoad | None = None
 
     def prepare(
@@ -320,7 +321,7 @@ class NodeSource(Source):
         self._watches.forget_idle()
 
     def _say_up(self, up: bool) -> None:
-        self.up = up
+        self.up, self.failed = up, not up
         self._registry.note_up()
 
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from hiredis import ReplyError
 
-from broker.errors import StoreError, StoreUnavailable
+from broker.errors import BrokerError, StoreError, StoreUnavailable
 from broker.store.address import Address, Node, parse_url
 from broker.store.connection import Command, Connection, OnLost, OnPush
 from broker.store.lanes import Batch, Item, Lane
@@ -266,13 +266,15 @@ class ClusterConnection(Connection):
         home = self._home()
         others = (node for node in self._topology.nodes.values() if node != home)
         try:
-            await self._link(home).opened()
-        except StoreUnavailable:
+            async with asyncio.timeout(self._connect_timeout_s / 4):
+                await self._link(home).opened()
+        except (StoreUnavailable, TimeoutError) as error:
             for node in others:
                 with contextlib.suppress(StoreUnavailable):
                     await self._link(node).opened()
                     return
-            raise
+            why = str(error) or "no answer in time"
+            raise StoreUnavailable(f"{home[0]}:{home[1]}: {why}") from error
 
     def _anywhere(self) -> Node:
         """Where to send what has no key."""
@@ -326,7 +328,7 @@ class ClusterConnection(Connection):
                 async with asyncio.timeout(REFRESH_S):
                     await self._refresh_soon.wait()
             self._refresh_soon.clear()
-            with contextlib.suppress(StoreError):
+            with contextlib.suppress(BrokerError):  # Also for want of a certificate.
                 topology = await self._ask()
                 if topology != self._topology:
                     self._learn(topology)

@@ -134,7 +134,7 @@ class Lane:
         self.steps += 1
         if item.asking:
             self.proven = item.target
-        elif self.moved or self.steps >= STEPS_MAX:
+        elif not self.again and (self.moved or self.steps >= STEPS_MAX):
             self.troubled = False
 
     def note_not_done(self, item: Item, kind: str) -> None:

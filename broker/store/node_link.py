@@ -83,7 +83,7 @@ class NodeLink:
     async def _open(self) -> None:
         try:
             connection = await self._opens()
-        except BrokerError as error:
+        except (BrokerError, OSError, ValueError) as error:  # Or a name that is none.
             self._failed_at = asyncio.get_running_loop().time()
             self._fail(str(error))
             self._on_failure()

@@ -154,7 +154,8 @@ def read_target(where: str, asked_host: str) -> Node:
         asked_host: That one.
     """
     host, _, port = where.rpartition(" ")[2].rpartition(":")
-    return host.strip("[]") or asked_host, int(port)
+    host = host.strip("[]")
+    return asked_host if host in ("", "?") else host, int(port)
 
 
 class Lookout:

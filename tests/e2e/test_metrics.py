@@ -160,7 +160,7 @@ async def test_a_loop_that_stood_still_shows_in_the_scrapes_after_it(
     silent, lag = "broker_worker_silent_seconds", "broker_loop_lag_seconds"
     await until(started, lambda now: worst(now, silent) < 0.7)
     with stopped(started.workers[0]), stopped(started.reader):
-        await until(started, lambda now: worst(now, silent) > 1)
+        await until(started, lambda now: worst(now, silent) > 2)
     await until(
         started,
         lambda now: (

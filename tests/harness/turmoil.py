@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -39,6 +40,7 @@ EXPECTED = "child_ended|probe|redis_unavailable|stream_unreadable"
 _LIVE = [f"live-{number}" for number in range(4)]
 _READERS = 24
 _RATE_PER_S = 200.0
+_PATIENCE_S = 30.0
 _STALLED_COUNT, _STALLED_BYTES = 300, 8_000
 
 
@@ -100,12 +102,25 @@ class Turmoil:
         query: dict[str, str | int] | None = None,
         **options: Any,
     ) -> WebSocketClient:
-        client = await WebSocketClient.connect(
-            self._first.public, f"/v1/ws/{session}", query, **options
-        )
+        client = await self._connect(f"/v1/ws/{session}", query, **options)
         self._sockets.append(client)
         await client.until("subscribed")
         return client
+
+    async def _connect(
+        self, path: str, query: dict[str, str | int] | None, **options: Any
+    ) -> WebSocketClient:
+        """As often as it is refused because the reader is away after other trouble."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                return await WebSocketClient.connect(
+                    self._first.public, path, query, **options
+                )
+            except Refused as refused:
+                if refused.status != 503 or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(0.2)
 
     async def _read_live(self, number: int) -> None:
         """Readers of each kind, on both brokers; what they get is thrown away."""

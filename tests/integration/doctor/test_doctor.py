@@ -259,6 +259,20 @@ class TestRights:
 
         assert await redis_at(url).dbsize() == 0
 
+    @pytest.mark.parametrize("right", ["multi", "discard"])
+    async def test_a_transaction_that_may_not_be_had_is_not_tried(
+        self, limited: Any, redis_at: RedisAt, right: str
+    ) -> None:
+        """Else its commands would be done, or no later one would be answered."""
+        url = await limited(f"-{right}")
+        (rights,) = await examine(url, "rights")
+        (clock,) = await examine(url, "clock")
+
+        assert rights.verdict == "fail"
+        assert f"+{right}" in rights.text
+        assert clock.verdict == "ok"
+        assert await redis_at(url).dbsize() == 0
+
     async def test_tracking_that_is_denied_costs_speed_or_everything(
         self, limited: Any
     ) -> None:
