@@ -31,7 +31,7 @@ from broker.ring.doorbell import Doorbell
 from broker.ring.segment import Segment
 from broker.ring.transmitter import Transmitter
 from broker.store.address import parse_url
-from broker.store.connection import Connection
+from broker.store.connection import traffic
 from broker.store.keys import event_key_pattern
 
 log = structlog.get_logger(__name__)
@@ -114,7 +114,7 @@ def _make_reading(
 async def _beat(board: b.Board, chains: Chains, values: Row) -> None:
     loop = asyncio.get_running_loop()
     lag = LoopLag(values, catalog.READER_LOOP_LAG.slot)
-    asked = Growth(values, catalog.REDIS_COMMANDS["reader"], lambda: Connection.sent)
+    asked = Growth(values, catalog.REDIS_COMMANDS["reader"], lambda: traffic.commands)
     while True:
         board.beat(READER_ROW)
         board.set(READER_ROW, b.CURSOR, chains.head)

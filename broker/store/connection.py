@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Final, cast
+from typing import Any, Final, cast
 
 from hiredis import (
     HiredisError,
@@ -48,6 +48,25 @@ def _ignore(_: object) -> None:
     pass
 
 
+class Traffic:
+    """What all connections of this process have sent so far.
+
+    An object of its own: to write an attribute of a class makes Python forget what it
+    has learned of all its objects, with each command.
+
+    Attributes:
+        commands: Number of commands.
+    """
+
+    __slots__ = ("commands",)
+
+    def __init__(self) -> None:
+        self.commands = 0
+
+
+traffic: Final = Traffic()
+
+
 class _Call:
     """Commands that were sent together and the replies that have come so far."""
 
@@ -72,10 +91,7 @@ class Connection(asyncio.Protocol):
     Attributes:
         on_push: Called with each push, such as ``[b"invalidate", [key]]``. Must not
             raise; may be replaced at any time.
-        sent: Commands that all connections of this process have sent so far.
     """
-
-    sent: ClassVar[int] = 0
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, command_timeout_s: float
@@ -189,7 +205,7 @@ class Connection(asyncio.Protocol):
             future.set_exception(StoreUnavailable("the connection is closed"))
             return future
         request = encode_commands(*commands)
-        Connection.sent += len(commands)
+        traffic.commands += len(commands)
         deadline = self._loop.time() + self._command_timeout_s
         self._calls.append(_Call(len(commands), deadline, future))
         if self._timer is None:

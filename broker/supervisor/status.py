@@ -11,7 +11,7 @@ from broker.metrics import catalog
 from broker.metrics.export import Exporter
 from broker.metrics.pulse import Growth
 from broker.ring import board as b
-from broker.store.connection import Connection
+from broker.store.connection import traffic
 from broker.store.standing import StandingConnection
 from broker.supervisor.child import ChildProcess
 from broker.supervisor.health import Health
@@ -153,7 +153,7 @@ class PodStatus:
 
 
 def _commands_sent() -> int:
-    return Connection.sent
+    return traffic.commands
 
 
 def _connections_retried() -> int:

@@ -11,7 +11,7 @@ from broker.metrics import catalog
 from broker.metrics.pulse import Growth, LoopLag
 from broker.metrics.slots import Row
 from broker.ring import board as b
-from broker.store.connection import Connection
+from broker.store.connection import traffic
 from broker.store.standing import StandingConnection
 from broker.worker.catchup import Catchup
 from broker.worker.channels import Channels
@@ -91,7 +91,7 @@ class Tending:
 
 
 def _commands_sent() -> int:
-    return Connection.sent
+    return traffic.commands
 
 
 def _connections_retried() -> int:

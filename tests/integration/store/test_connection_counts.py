@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from broker.store.connection import Connection
+from broker.store.connection import Connection, traffic
 from broker.store.embedded import EmbeddedServer
 from broker.store.standing import StandingConnection
 
@@ -13,13 +13,13 @@ async def test_each_command_counts_on_whatever_connection(
     shared_redis: EmbeddedServer,
 ) -> None:
     """Also those that were encoded before and those of a log-in."""
-    before = Connection.sent
+    before = traffic.commands
     one = await Connection.open(shared_redis.url, client_name="test-one")
     two = await Connection.open(shared_redis.url, client_name="test-two")
-    opened = Connection.sent
+    opened = traffic.commands
     await one.call_all(("PING",), ("ECHO", "x"))
     await two.send(b"*1\r\n$4\r\nPING\r\n")
-    counted = Connection.sent
+    counted = traffic.commands
     one.close()
     two.close()
 
