@@ -12,6 +12,7 @@ import click
 import orjson
 from rich.console import Console
 
+from loadtest.pairing import run_pairs
 from loadtest.report import REFERENCE, Case, case_json, print_case
 from loadtest.scenarios import (
     accept,
@@ -87,6 +88,14 @@ def write_json(path: Path, setup: Setup, cases: list[Case]) -> None:
 @click.option("--scale", default=1.0, help="Factor on clients and sessions.")
 @click.option("--server-cores", help="Cores of the server under test, such as 0,1.")
 @click.option("--load-cores", help="Cores of Redis, publishers and clients.")
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=True),
+    help="Another checkout of the broker, run at the same time instead of the peers.",
+)
+@click.option(
+    "--windows", default=10, help="With --against: windows of 2 s in a round."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Write JSON to this file.")
 def main(
     names: tuple[str, ...],
@@ -100,6 +109,8 @@ def main(
     scale: float,
     server_cores: str | None,
     load_cores: str | None,
+    against: Path | None,
+    windows: int,
     out: Path | None,
 ) -> None:
     """Measure SCENARIOS (default: all) against peers on the same cores."""
@@ -120,6 +131,10 @@ def main(
     )
     console = Console(width=None if sys.stdout.isatty() else 120)
     chosen = SCENARIOS if not names or "all" in names else dict.fromkeys(names)
+    if against is not None:
+        asked = [q for n in chosen for q in SCENARIOS[n](setup) if match in q.name]
+        paired = run_pairs(setup, asked, against, windows, console)
+        sys.exit(1 if any(pairs.broken for pairs in paired) else 0)
     cases: list[Case] = []
     for name in chosen:
         asked = [q for q in SCENARIOS[name](setup) if match in q.name]

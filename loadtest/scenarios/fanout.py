@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-from loadtest.fleet.remote import Fleet
 from loadtest.peers import BROKER, NATS, OS_WRITE, SEND_STR
-from loadtest.peers.target import Target
 from loadtest.scenarios.rounds import (
     ALL_US,
     COMPLETE,
@@ -14,39 +10,39 @@ from loadtest.scenarios.rounds import (
     LATENCY,
     SERVER_US,
     Question,
+    plain,
 )
 from loadtest.setup import Setup
-from loadtest.stage import Measured, even_load, measure
+from loadtest.stage import Load, even_load
 
 SOCKETS = 1000
 
 
-def measure_rate(rate: float, setup: Setup, target: Target, fleet: Fleet) -> Measured:
+def load_at(rate: float, setup: Setup) -> Load:
     """All sockets read one session at *rate* events per second."""
-    load = even_load(rate, sessions=1, copies=setup.scaled(SOCKETS))
-    return measure(setup, target, fleet, load)
+    return even_load(rate, sessions=1, copies=setup.scaled(SOCKETS))
 
 
 def questions(setup: Setup) -> list[Question]:
     """50, 3 000 and 10 000 events per second."""
     sockets = f"1 session, {setup.scaled(SOCKETS)} sockets"
     return [
-        Question(
+        plain(
             name=f"fanout: {sockets}, 50 ev/s",
             targets=(BROKER, OS_WRITE, SEND_STR, NATS),
             figures=(SERVER_US, ALL_US, *LATENCY, COMPLETE),
-            measure=partial(measure_rate, 50),
+            load=load_at(50, setup),
         ),
-        Question(
+        plain(
             name=f"fanout: {sockets}, 3 000 ev/s",
             targets=(BROKER, NATS),
             figures=(*LATENCY, DELIVERIES, SERVER_US, ALL_US, COMPLETE),
-            measure=partial(measure_rate, 3000),
+            load=load_at(3000, setup),
         ),
-        Question(
+        plain(
             name=f"fanout: {sockets}, 10 000 ev/s offered",
             targets=(BROKER, NATS),
             figures=(DELIVERIES, *LATENCY, SERVER_US, ALL_US, COMPLETE),
-            measure=partial(measure_rate, 10_000),
+            load=load_at(10_000, setup),
         ),
     ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
 
 import msgspec
 from rich.console import Console
@@ -14,7 +16,7 @@ from loadtest.fleet.remote import Fleet
 from loadtest.peers.target import Target
 from loadtest.report import Case, Figure
 from loadtest.setup import Setup
-from loadtest.stage import Measured, stage
+from loadtest.stage import Load, Measured, measure, stage
 
 MeasureTarget = Callable[[Setup, Target, Fleet], Measured]
 
@@ -38,6 +40,8 @@ class Question(msgspec.Struct, kw_only=True):
         measure: One run against a started target and an unconnected fleet.
         broker_env: Settings of the broker for this case.
         workers: How many workers it has, unless the setup says.
+        load: What ``measure`` sends, if that is all it does: such a question can be
+            put to two checkouts at once (``loadtest.pairing``).
     """
 
     name: str
@@ -46,6 +50,12 @@ class Question(msgspec.Struct, kw_only=True):
     measure: MeasureTarget
     broker_env: Mapping[str, str] = {}
     workers: int = 2
+    load: Load | None = None
+
+
+def plain(load: Load, **parts: Any) -> Question:
+    """A question that is one load on clients that stay connected."""
+    return Question(load=load, measure=partial(measure, load=load), **parts)
 
 
 def run_once(setup: Setup, question: Question, name: str) -> Measured:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-from loadtest.fleet.remote import Fleet
 from loadtest.peers import BROKER, NATS
-from loadtest.peers.target import Target
 from loadtest.report import Figure
 from loadtest.scenarios.rounds import (
     ALL_US,
@@ -15,26 +11,24 @@ from loadtest.scenarios.rounds import (
     LATENCY,
     SERVER_US,
     Question,
+    plain,
 )
 from loadtest.setup import Setup
-from loadtest.stage import Measured, even_load, measure
+from loadtest.stage import Load, even_load
 
 RATE = 20_000
 COPIES = 2
 
 
-def measure_sessions(
-    sessions: int, setup: Setup, target: Target, fleet: Fleet
-) -> Measured:
+def load_of(sessions: int, setup: Setup) -> Load:
     """Two sockets for each of *sessions*."""
-    load = even_load(RATE * setup.scale, setup.scaled(sessions), COPIES)
-    return measure(setup, target, fleet, load)
+    return even_load(RATE * setup.scale, setup.scaled(sessions), COPIES)
 
 
 def questions(setup: Setup) -> list[Question]:
     """500 and 5 000 sessions."""
     return [
-        Question(
+        plain(
             name=f"sessions: {setup.scaled(count)} x {COPIES} sockets, 20 000 ev/s",
             targets=(BROKER, NATS),
             figures=(
@@ -45,7 +39,7 @@ def questions(setup: Setup) -> list[Question]:
                 COMPLETE,
                 Figure("redis_xread", "XREAD calls in the window", ""),
             ),
-            measure=partial(measure_sessions, count),
+            load=load_of(count, setup),
             # Nothing can be shared here, so a second one only adds wake-ups.
             workers=setup.own_workers,
         )
