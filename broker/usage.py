@@ -11,12 +11,7 @@ import resource
 from pathlib import Path
 from typing import NamedTuple
 
-_CGROUP = Path("/sys/fs/cgroup")
-_IN_CGROUP = (
-    ("memory.current", "memory.max"),
-    ("memory/memory.usage_in_bytes", "memory/memory.limit_in_bytes"),
-)
-"""Memory used and its limit, in version 2 and in version 1."""
+CGROUP = Path("/sys/fs/cgroup")
 _PROC = Path("/proc")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -36,10 +31,11 @@ class Usage(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """The memory of the container, or of the machine where nothing limits it.
+    """The memory of a container or a machine.
 
     Attributes:
-        used_bytes: In use; of a container as the kernel counts it against the limit.
+        used_bytes: In use, without what the kernel can take back at once. Of a
+            container it has the buffers of its sockets in it, which RSS has not.
         limit_bytes: How much there is.
     """
 
@@ -63,14 +59,48 @@ def _count_descriptors(directory: Path) -> int:
     return directory.stat().st_size or len(os.listdir(directory))
 
 
-def memory(cgroup: Path = _CGROUP, proc: Path = _PROC) -> Memory:
-    """The memory that this pod has, and what of it is used."""
+class _Files(NamedTuple):
+    """Where a version of the cgroups tells used memory, its limit and file cache."""
+
+    used: str
+    limit: str
+    details: str
+    cache: str
+
+
+_VERSIONS = (
+    _Files("memory.current", "memory.max", "memory.stat", "inactive_file"),
+    _Files(
+        "memory/memory.usage_in_bytes",
+        "memory/memory.limit_in_bytes",
+        "memory/memory.stat",
+        "total_inactive_file",
+    ),
+)
+
+
+def container_memory(cgroup: Path = CGROUP) -> Memory | None:
+    """The memory of the container that this is; None if nothing limits it.
+
+    Counted as Kubernetes counts a working set: files that were read and are no longer
+    looked at are the first that the kernel drops, so they are nobody's need.
+    """
+    for files in _VERSIONS:
+        used, limit = _number(cgroup / files.used), _number(cgroup / files.limit)
+        if used is not None and limit is not None:
+            cache = _table(cgroup / files.details).get(files.cache, 0)
+            return Memory(max(0, used - cache), limit)
+    return None
+
+
+def memory(cgroup: Path = CGROUP, proc: Path = _PROC) -> Memory:
+    """The memory that this pod has: the container's, or else the machine's."""
     machine = _machine(proc)
-    for used_name, limit_name in _IN_CGROUP:
-        used, limit = _number(cgroup / used_name), _number(cgroup / limit_name)
-        if used is not None and limit is not None and limit < machine.limit_bytes:
-            return Memory(used, limit)
-    return machine
+    container = container_memory(cgroup)
+    # Version 1 says "no limit" with a number near 2**63.
+    if container is None or container.limit_bytes >= machine.limit_bytes:
+        return machine
+    return container
 
 
 def _machine(proc: Path) -> Memory:
@@ -85,3 +115,11 @@ def _number(path: Path) -> int | None:
     with contextlib.suppress(OSError, ValueError):
         return int(path.read_text())
     return None
+
+
+def _table(path: Path) -> dict[str, int]:
+    """Lines of a name and a number; empty if there is no such file."""
+    with contextlib.suppress(OSError, ValueError):
+        lines = (line.split() for line in path.read_text().splitlines())
+        return {name: int(number) for name, number in lines}
+    return {}

@@ -10,7 +10,7 @@ from typing import Final
 
 from broker.config import Settings
 from broker.doctor.finding import Finding, fail, ok, warn
-from broker.supervisor.usage import memory
+from broker.usage import memory
 
 PROC: Final = Path("/proc/sys")
 BACKLOG: Final = 4096

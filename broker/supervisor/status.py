@@ -16,7 +16,7 @@ from broker.store.standing import StandingConnection
 from broker.supervisor.child import ChildProcess
 from broker.supervisor.health import Health
 from broker.supervisor.resources import READER_ROW, Resources
-from broker.supervisor.usage import memory, usage_of
+from broker.usage import memory, usage_of
 
 _STATES = {b.STARTING: "starting", b.READY: "ready", b.DRAINING: "draining"}
 

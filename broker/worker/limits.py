@@ -1,20 +1,17 @@
-"""How many may come in, and how fast. Pure but for reading the cgroup's memory."""
+"""How many may come in, and how fast. Pure."""
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import Counter
 from collections.abc import Collection
-from pathlib import Path
 
 from broker.config import Settings
+from broker.usage import Memory
 
 ADDRESSES_MAX = 10_000
 PER_USER = "too_many_connections_per_user"
 PER_SESSION = "too_many_connections_per_session"
-
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 class TokenBucket:
@@ -152,15 +149,12 @@ class Limits:
         self.subscriptions -= 1
         _count(self._subs_per_user, user, -1)
 
-    def look_at_memory(self) -> None:
-        """Note whether the container's memory is nearly used up.
-
-        The cgroup counts the kernel's socket buffers as well, RSS does not.
-        """
-        limit = _read_number("memory.max")
-        used = _read_number("memory.current")
+    def note_memory(self, memory: Memory | None) -> None:
+        """Note whether the container's *memory*, if limited, is nearly used up."""
         ratio = self._settings.memory_high_ratio
-        self.memory_is_high = bool(limit and used and used > limit * ratio)
+        self.memory_is_high = (
+            memory is not None and memory.used_bytes > memory.limit_bytes * ratio
+        )
 
 
 def _reached(count: int, limit: int) -> bool:
@@ -172,9 +166,3 @@ def _count(counter: Counter[str], name: str, by: int) -> None:
         counter[name] += by
         if not counter[name]:
             del counter[name]
-
-
-def _read_number(name: str) -> int | None:
-    with contextlib.suppress(OSError, ValueError):
-        return int((_CGROUP / name).read_text())
-    return None

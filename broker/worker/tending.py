@@ -13,6 +13,7 @@ from broker.metrics.slots import Row
 from broker.ring import board as b
 from broker.store.connection import traffic
 from broker.store.standing import StandingConnection
+from broker.usage import container_memory
 from broker.worker.catchup import Catchup
 from broker.worker.channels import Channels
 from broker.worker.depth import measure
@@ -69,7 +70,7 @@ class Tending:
                 self._look(loop.time())
 
     def _look(self, now: float) -> None:
-        self._limits.look_at_memory()
+        self._limits.note_memory(container_memory())
         self._look_at_people(now)
         self._measure()
         for sub in list(self._catchup.behind):

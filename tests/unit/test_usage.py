@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from broker.supervisor.usage import Memory, memory, usage_of
+from broker.usage import Memory, container_memory, memory, usage_of
 
 MEMINFO = """\
 MemTotal:        1000 kB
@@ -88,6 +88,35 @@ def test_memory_is_that_of_the_container_in_the_former_version(tmp_path: Path) -
         memory__memory_limit_in_bytes="409600",
     )
     assert memory(*where) == Memory(2048, 409600)
+
+
+def test_files_that_nobody_looks_at_are_no_need(tmp_path: Path) -> None:
+    """A container that has read or written much is not full: the kernel drops that."""
+    stat = "anon 1000\ninactive_file 1500\nactive_file 10"
+    where = write(
+        tmp_path, memory_current="2048", memory_max="409600", memory_stat=stat
+    )
+    assert memory(*where) == Memory(548, 409600)
+
+
+def test_files_that_nobody_looks_at_are_no_need_in_the_former_version(
+    tmp_path: Path,
+) -> None:
+    """There the whole tree of groups counts, as the limit does."""
+    where = write(
+        tmp_path,
+        memory__memory_usage_in_bytes="2048",
+        memory__memory_limit_in_bytes="409600",
+        memory__memory_stat="inactive_file 7\ntotal_inactive_file 1500",
+    )
+    assert memory(*where) == Memory(548, 409600)
+
+
+def test_no_container_has_no_limit(tmp_path: Path) -> None:
+    """Where the files are not there, or say ``max``, nothing is refused."""
+    cgroup, _ = write(tmp_path, memory_current="2048", memory_max="max")
+    assert container_memory(cgroup) is None
+    assert container_memory(tmp_path / "nowhere") is None
 
 
 def test_memory_is_that_of_the_machine_where_nothing_limits_it(tmp_path: Path) -> None:

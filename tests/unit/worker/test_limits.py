@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from broker.config import Settings, load_settings
+from broker.usage import Memory
 from broker.worker import limits as module
 from broker.worker.limits import Limits, TokenBucket
 from tests.fakes import FakeClock
@@ -91,30 +90,14 @@ def test_subscriptions_are_bounded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "used", "high"),
-    [("1000", "901", True), ("1000", "899", False), ("max", "901", False)],
+    ("memory", "high"),
+    [(Memory(901, 1000), True), (Memory(899, 1000), False), (None, False)],
 )
-def test_memory_is_that_of_the_container(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    limit: str,
-    used: str,
-    *,
-    high: bool,
+def test_nobody_is_let_in_when_memory_is_nearly_used_up(
+    memory: Memory | None, *, high: bool
 ) -> None:
-    """Above the ratio nobody is let in; without a limit everybody is."""
-    (tmp_path / "memory.max").write_text(limit)
-    (tmp_path / "memory.current").write_text(used)
-    monkeypatch.setattr(module, "_CGROUP", tmp_path)
+    """Above the ratio of the container's limit; without a limit everybody is."""
     limits = Limits(settings())
-    limits.look_at_memory()
+    limits.note_memory(memory)
     assert limits.memory_is_high is high
     assert (limits.refusal("", "") == "memory") is high
-
-
-def test_no_cgroup_is_no_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the files are not there nothing is refused."""
-    monkeypatch.setattr(module, "_CGROUP", tmp_path)
-    limits = Limits(settings())
-    limits.look_at_memory()
-    assert not limits.memory_is_high
