@@ -96,6 +96,9 @@ def write_json(path: Path, setup: Setup, cases: list[Case]) -> None:
 @click.option(
     "--windows", default=10, help="With --against: windows of 2 s in a round."
 )
+@click.option(
+    "--share", default=0.5, help="With --against: part of the load for each of the two."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Write JSON to this file.")
 def main(
     names: tuple[str, ...],
@@ -111,6 +114,7 @@ def main(
     load_cores: str | None,
     against: Path | None,
     windows: int,
+    share: float,
     out: Path | None,
 ) -> None:
     """Measure SCENARIOS (default: all) against peers on the same cores."""
@@ -128,6 +132,7 @@ def main(
         warm_s=1 if quick else 2,
         only=frozenset(word for word in only.split(",") if word),
         scale=scale,
+        share=share,
     )
     console = Console(width=None if sys.stdout.isatty() else 120)
     chosen = SCENARIOS if not names or "all" in names else dict.fromkeys(names)

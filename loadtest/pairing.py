@@ -2,9 +2,9 @@
 
 A shared machine is faster in one second than in the next by more than most changes of
 the code are worth. So both brokers run and are fed at once, each with a Redis,
-publishers and a fleet of its own, and each with half of the load: the scheduler deals
-them the same cores by the millisecond, and what the machine does to one of them it does
-to the other.
+publishers and a fleet of its own, and each with its share of the load: the scheduler
+deals them the same cores by the millisecond, and what the machine does to one of them
+it does to the other.
 """
 
 from __future__ import annotations
@@ -29,9 +29,6 @@ from loadtest.setup import Setup
 from loadtest.stage import Load, Window, broken_promises, stage
 
 WINDOW_S = 2.0
-SHARE = 0.5
-"""Of the load of the question, for each of the two."""
-
 BY_WINDOW = (SERVER_US, ALL_US)
 BY_ROUND = (LATENCY[0], LATENCY[2])
 
@@ -42,13 +39,18 @@ class Pairs(msgspec.Struct):
     Attributes:
         ours: Figures of this checkout: by window those of CPU, by round latencies.
         theirs: Those of the other one, measured next to them.
-        broken: What one of the two lost, doubled or disordered.
+        remarks: What one of the two lost, doubled or disordered, and what it logged.
     """
 
     name: str
     ours: dict[str, list[float]] = {}
     theirs: dict[str, list[float]] = {}
-    broken: list[str] = []
+    remarks: list[str] = []
+
+    @property
+    def broken(self) -> bool:
+        """Whether a promise was broken."""
+        return any("BROKEN" in remark for remark in self.remarks)
 
     def ratios(self, key: str) -> list[float]:
         """Ours divided by theirs, pair by pair, in rising order."""
@@ -89,7 +91,7 @@ class Side:
 
     def start(self, seconds: float) -> None:
         """Begin to feed it."""
-        self._feed.start(self._load.rate * SHARE, seconds)
+        self._feed.start(self._load.rate * self._setup.share, seconds)
 
     def open(self) -> Window:
         """Begin to measure."""
@@ -106,10 +108,12 @@ class Side:
         return int(self._fed["published"]) * self._load.copies
 
     def report(self) -> tuple[dict[str, float], list[str]]:
-        """Latencies of all windows, and the promises that were broken."""
+        """Latencies of all windows; broken promises, and warnings of the broker."""
         report = self._fleet.report()
         broken = broken_promises(report, self._expected, self._fed)
-        return report.latencies.figures(), [f"{self.label}: {what}" for what in broken]
+        said = [f"BROKEN: {what}" for what in broken]
+        said += [f"log: {line[:300]}" for line in self._target.complaints()[:5]]
+        return report.latencies.figures(), [f"{self.label}: {what}" for what in said]
 
 
 @contextlib.contextmanager
@@ -154,9 +158,9 @@ def measure_round(
         for side in sides:
             side.finish()
         for side, (_, book) in zip(sides, order, strict=True):
-            latencies, broken = side.report()
+            latencies, remarks = side.report()
             note(book, latencies, BY_ROUND)
-            pairs.broken += broken
+            pairs.remarks += remarks
 
 
 def note(
@@ -183,8 +187,8 @@ def print_pairs(console: Console, pairs: Pairs, other: Path) -> None:
         )
     console.print(f"[bold]{pairs.name}")
     console.print(table)
-    for line in pairs.broken:
-        console.print(f"  BROKEN: {line}", markup=False, highlight=False)
+    for line in dict.fromkeys(pairs.remarks):
+        console.print(f"  {line}", markup=False, highlight=False)
     console.print()
 
 

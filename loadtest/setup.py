@@ -21,6 +21,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
         warm_s: Load before the window.
         only: Names of the targets to measure; empty for all that a scenario has.
         scale: Factor on numbers of clients and sessions, for trying things out.
+        share: Of a load, for each of two checkouts that are measured at once.
         memory_limit: Bytes at which the servers under test are no longer fed.
     """
 
@@ -33,6 +34,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     warm_s: float = 2
     only: frozenset[str] = frozenset()
     scale: float = 1
+    share: float = 0.5
     memory_limit: int = 6 << 30
 
     def scaled(self, count: int) -> int:
