@@ -37,6 +37,9 @@ log = structlog.get_logger(__name__)
 READER_ROW = 0
 TICK_S = 0.25
 LOOK_S = 1.0
+ROLE_CHECK_S = 2.0
+"""How often the server is asked whether it is the primary: to a server that hangs the
+reader listens this long, and its command time-out."""
 TABLE_CHECK_S = 60.0
 TABLE_WARN, TABLE_FULL = 0.5, 0.9
 RECOVERY_KEYS_PER_S = 20_000
@@ -233,7 +236,7 @@ class Source:
         while True:
             now = time.monotonic()
             if now >= next_role:
-                next_role = now + sweep_s
+                next_role = now + ROLE_CHECK_S
                 await self._check_role(connection)
             if tracks and now >= next_table:
                 next_table = now + TABLE_CHECK_S

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -96,6 +98,26 @@ async def cut_off(group: SentinelGroup) -> None:
     await until(is_cut, 20, "cut link")
     await primary.aclose()
     await replica.aclose()
+
+
+async def test_primary_that_hangs_is_left(
+    group: SentinelGroup, start_broker: StartBroker
+) -> None:
+    """Its sockets stay open and say nothing; the next sweep is an hour away."""
+    broker = await asyncio.to_thread(start_broker, group.url, sweep_s=3600)
+    broker.allowed.append(REFUSED)
+    primary, replica = group.servers
+    async with load(broker, group.url, seconds=SECONDS / 8, clients=60) as running:
+        await running.publishing
+        assert primary.pid is not None
+        os.kill(primary.pid, signal.SIGSTOP)
+        await group.until_replaced()
+        ledger = running.recorder.ledger
+        later = RatePublisher(group.url_of(replica), ledger, SESSIONS, 500, first=LATER)
+        await later.run(SECONDS / 8)
+
+    assert running.lost == 0
+    assert "server_changed" in broker.log.text
 
 
 async def test_commands_go_on_after_a_failover(
