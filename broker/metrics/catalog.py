@@ -389,6 +389,12 @@ TRACKING = _plain(
     "broker_redis_tracking",
     "1 while Redis rings for changes; 0 in the mode of blocking reads.",
 )
+TRACKING_WANTED = _plain(
+    Kind.GAUGE,
+    "reader",
+    "broker_redis_tracking_wanted",
+    "0 where the settings ask for blocking reads, else 1.",
+)
 TRACKING_KEYS = _plain(
     Kind.GAUGE,
     "reader",

@@ -231,6 +231,8 @@ class Source:
     async def _tend(self, connection: Connection, tracks: bool) -> None:
         self._pump.rings_are_trusted = tracks
         self._values[catalog.TRACKING.slot] = tracks
+        is_wanted = self._settings.reader_mode != "blocking"
+        self._values[catalog.TRACKING_WANTED.slot] = is_wanted
         sweep_s = self._settings.sweep_s
         last, next_role, next_table, next_look = time.monotonic(), 0.0, 0.0, 0.0
         while True:

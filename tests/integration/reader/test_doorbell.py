@@ -129,6 +129,7 @@ async def test_blocking_reads_deliver_the_same(
 
         assert check_all(publishers, chains) > 500
         assert rig.count(catalog.TRACKING.slot) == 0
+        assert rig.count(catalog.TRACKING_WANTED.slot) == 0
         assert rig.count(catalog.RECONNECTS["reader"]) == 0
 
 

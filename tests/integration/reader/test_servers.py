@@ -168,6 +168,7 @@ class TestTrackingRefused:
             await rig.until(lambda: publisher.is_told("s", chain))
 
             assert rig.count(catalog.TRACKING.slot) == 0
+            assert rig.count(catalog.TRACKING_WANTED.slot) == 1
             publisher.check("s", chain)
 
     async def test_tracking_does_not_pretend(self, limited_url: str) -> None:
