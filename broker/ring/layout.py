@@ -46,6 +46,7 @@ RECORD = struct.Struct("=QIIQQQQQ")
 RECORD_BYTES = RECORD.size
 CHECKSUM_OFFSET = 12
 
+ALIGNMENT = 8
 MIN_SIZE = 1 << 20
 LARGEST_SHARE = 8
 """A record is at most ``size / LARGEST_SHARE`` bytes long."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 
 import msgspec
 
@@ -46,8 +46,8 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     payload: bytes
 
 
-Link = tuple[int, int, int, int, int]
-"""Kind, channel number, stream id ms and n, and the previous record's position."""
+Link = tuple[int, int, int, int, int, int]
+"""Position, kind, channel number, stream id ms and n, and the position before."""
 
 
 class Receiver:
@@ -59,6 +59,7 @@ class Receiver:
         self._segment = segment
         self._checksums = checksums
         self._largest = segment.size // layout.LARGEST_SHARE
+        self._lengths = range(layout.RECORD_BYTES, self._largest + 1, layout.ALIGNMENT)
         self.generation: int = segment.words[layout.GENERATION]
         self.cursor: int = segment.head()
 
@@ -131,24 +132,36 @@ class Receiver:
                 payload = copied[start:offset]
                 yield Record(here, kind, channel, ms, n, seq, prev, stamp, payload)
 
-    def link(self, position: int) -> Link | None:
-        """What a walk back needs of a record, None if the record is gone.
+    def chain(self, position: int) -> Iterator[Link]:
+        """Walk a chain back from the record at *position* to one that is gone.
+
+        One loop with everything at hand: after an outage every client makes a worker
+        walk, and a call per record costs twice the time.
 
         Raises:
-            RingCorrupted: The record breaks the layout although it was not lapped.
+            RingCorrupted: A record breaks the layout although it was not lapped.
         """
-        if self._checksums:
-            record = self.read(position)
-            if record is None:
-                return None
-            return record.kind, record.channel, record.ms, record.n, record.prev
-        words = self._segment.words
-        header = self._header(position)
-        if position < words[layout.CLAIM] - self._segment.size:
-            return None
-        word, channel, _checksum, ms, n, _seq, prev, _stamp = header
-        self._check(position, word & 0xFF, word >> 8)
-        return word & 0xFF, channel, ms, n, prev
+        segment, words = self._segment, self._segment.words
+        data, size, mask = segment.data, segment.size, segment.size - 1
+        unpack, header_bytes = layout.RECORD.unpack_from, layout.RECORD_BYTES
+        lengths, kinds = self._lengths, layout.KINDS
+        whole_up_to = size - header_bytes
+        while position:
+            if self._checksums:
+                self.read(position)  # For its checks.
+            offset = position & mask
+            if offset <= whole_up_to:
+                header = unpack(data, offset)
+            else:
+                header = unpack(segment.copy(position, header_bytes))
+            if position < words[layout.CLAIM] - size:
+                return
+            word, channel, _checksum, ms, n, _seq, prev, _stamp = header
+            kind = word & 0xFF
+            if kind not in kinds or word >> 8 not in lengths:
+                self._check(position, kind, word >> 8)
+            yield position, kind, channel, ms, n, prev
+            position = prev
 
     def read(self, position: int) -> Record | None:
         """Copy one record that a link or an index points at, None if it is gone.
@@ -156,32 +169,45 @@ class Receiver:
         Raises:
             RingCorrupted: The record breaks the layout although it was not lapped.
         """
-        segment = self._segment
-        header = self._header(position)
-        word, channel, checksum, ms, n, seq, prev, stamp = header
-        # The length may be garbage until the claim has been looked at.
-        length = min(word >> 8, self._largest)
-        payload_bytes = max(0, length - layout.RECORD_BYTES)
-        payload = segment.copy(position + layout.RECORD_BYTES, payload_bytes)
-        if position < segment.words[layout.CLAIM] - segment.size:
-            return None
-        kind = word & 0xFF
-        self._check(position, kind, word >> 8)
-        if self._checksums:
-            self._verify(position, layout.RECORD.pack(*header) + payload, checksum)
-        return Record(position, kind, channel, ms, n, seq, prev, stamp, payload)
+        return next(self.read_all((position,)))
 
-    def _header(self, position: int) -> tuple[int, ...]:
-        segment = self._segment
-        offset = position & (segment.size - 1)
-        if offset + layout.RECORD_BYTES <= segment.size:
-            return layout.RECORD.unpack_from(segment.data, offset)
-        return layout.RECORD.unpack(segment.copy(position, layout.RECORD_BYTES))
+    def read_all(self, positions: Iterable[int]) -> Iterator[Record | None]:
+        """The same for many: each is copied when it is asked for.
+
+        Raises:
+            RingCorrupted: A record breaks the layout although it was not lapped.
+        """
+        segment, words = self._segment, self._segment.words
+        data, copy = segment.data, segment.copy
+        size, mask = segment.size, segment.size - 1
+        unpack, header_bytes = layout.RECORD.unpack_from, layout.RECORD_BYTES
+        lengths, kinds = self._lengths, layout.KINDS
+        whole_up_to = size - header_bytes
+        for position in positions:
+            offset = position & mask
+            if offset <= whole_up_to:
+                header = unpack(data, offset)
+            else:
+                header = unpack(copy(position, header_bytes))
+            word, channel, checksum, ms, n, seq, prev, stamp = header
+            kind, length = word & 0xFF, word >> 8
+            # It may be garbage until the claim has been looked at.
+            is_possible = length in lengths and kind in kinds
+            payload_bytes = length - header_bytes if is_possible else 0
+            payload = copy(position + header_bytes, payload_bytes)
+            if position < words[layout.CLAIM] - size:
+                yield None
+                continue
+            if not is_possible:
+                self._check(position, kind, length)
+            if self._checksums:
+                self._verify(position, layout.RECORD.pack(*header) + payload, checksum)
+            yield Record(position, kind, channel, ms, n, seq, prev, stamp, payload)
 
     def _check(self, position: int, kind: int, length: int) -> None:
         if kind not in layout.KINDS:
             raise RingCorrupted(position, f"unknown kind {kind}")
-        if length & 7 or not layout.RECORD_BYTES <= length <= self._largest:
+        if length not in self._lengths:
             raise RingCorrupted(position, f"impossible length {length}")
 
     def _verify(self, position: int, record: bytes, checksum: int) -> None:

@@ -25,6 +25,9 @@ PAGE_BYTES = 64 * 1024
 PLACES_MAX = 1024
 """Records looked at for one page, sent or left out."""
 
+# Not members of the enumeration: each of those costs two look-ups.
+_EVENT, _REFERENCE, _GAP = int(Kind.EVENT), int(Kind.REFERENCE), int(Kind.GAP)
+
 
 class PageBuilder:
     """Collects frames from one position on; holes in between are announced exactly.
@@ -211,24 +214,26 @@ def page_from_ring(
     first = recent.after(builder.position)
     added = 0
     held: Record | None = None
-    event_kind, plain, read = int(Kind.EVENT), builder.plain, receiver.read
-    for index, place in enumerate(recent.places(first, PLACES_MAX), first):
-        record = read(place)
+    plain = builder.plain
+    places = recent.places(first, PLACES_MAX)
+    for index, record in enumerate(receiver.read_all(places), first):
         if record is None:
             recent.cut(index)
             break
-        if record.kind == Kind.REFERENCE:
-            break
-        if not added and _overlaps(record, builder.position, recent):
-            break
-        if record.kind == Kind.GAP and not record.seq:
-            # No page may end here: the next one would begin with the same gap again.
-            held = record
-            continue
+        is_event = record.kind == _EVENT
+        if not is_event:
+            if record.kind == _REFERENCE:
+                break
+            if not added and _overlaps(record, builder.position, recent):
+                break
+            if record.kind == _GAP and not record.seq:
+                # No page may end here: the next one would begin with the same gap.
+                held = record
+                continue
         if held is not None:
             _add_record(builder, held)
             held = None
-        if record.kind != event_kind or not plain(record):
+        if not (is_event and plain(record)):
             _add_record(builder, record)
         added += 1
         if builder.full and not recent.is_twin(index + 1):

@@ -99,8 +99,6 @@ class Recent:
         "_newest_end",
         "_next",
         "_number",
-        "_older_ids",
-        "_older_places",
         "_places",
         "begins_anew",
         "floor",
@@ -113,8 +111,6 @@ class Recent:
         self._below = LAST_ID
         self._ids: list[StreamId] = []
         self._places: list[int] = []
-        self._older_ids: list[StreamId] = []
-        self._older_places: list[int] = []
         self._cache_bytes = 0
         self._newest: Newest | None = None
         self._newest_end = 0
@@ -132,7 +128,7 @@ class Recent:
         return recent
 
     def __len__(self) -> int:
-        return len(self._ids) + len(self._older_ids)
+        return len(self._ids)
 
     def add(self, stream_id: StreamId, place: int, kind: int) -> None:
         """Take up a record that was drained just now."""
@@ -156,42 +152,51 @@ class Recent:
         Raises:
             RingCorrupted: The chain runs into something that is no record.
         """
-        steps = 0
-        while self.wants(until) and len(self) < enough and steps < STEPS_PER_TURN:
-            self._step(receiver)
-            steps += 1
-        if self._older_ids:
-            # At the end of each turn: others rely on the floor while we still walk.
-            self._newest = None
-            self._ids[:0] = reversed(self._older_ids)
-            self._places[:0] = reversed(self._older_places)
-            self._older_ids.clear()
-            self._older_places.clear()
+        if self.wants(until) and len(self) < enough:
+            most = min(enough - len(self), STEPS_PER_TURN)
+            self._take(*self._collect(receiver, until, most))
         return self.wants(until) and len(self) < enough
+
+    def _collect(
+        self, receiver: Receiver, until: StreamId, most: int
+    ) -> tuple[list[StreamId], list[int]]:
+        """Ids and places of further records, the newest first, at most *most*."""
+        ids: list[StreamId] = []
+        places: list[int] = []
+        room, channel = INDEX_MAX - len(self), self._number
+        following, self._next = self._next, 0
+        for place, kind, number, ms, n, prev in receiver.chain(following):
+            stream_id = (ms, n)
+            if number != channel or stream_id > self._below:
+                break
+            self._below = stream_id
+            if kind in _ENDS:
+                self.begins_anew = kind == _RESET
+                break
+            if kind == _GAP:
+                self._gaps.add(place)
+            ids.append(stream_id)
+            places.append(place)
+            if len(ids) >= room:
+                break
+            if stream_id <= until or len(ids) == most:
+                self._next = prev
+                break
+        return ids, places
+
+    def _take(self, ids: list[StreamId], places: list[int]) -> None:
+        """Put what was collected before what is there, and only then move the floor."""
+        self.floor = min(self.floor, self._below)
+        if ids:
+            self._newest = None
+            ids.reverse()
+            places.reverse()
+            self._ids[:0] = ids
+            self._places[:0] = places
 
     def wants(self, stream_id: StreamId) -> bool:
         """Whether walking further back may cover *stream_id*."""
         return self._next != 0 and stream_id < self.floor
-
-    def _step(self, receiver: Receiver) -> None:
-        place, self._next = self._next, 0
-        link = receiver.link(place)
-        if link is None:
-            return
-        kind, number, ms, n, prev = link
-        stream_id = (ms, n)
-        if number != self._number or stream_id > self._below:
-            return
-        self.floor = self._below = stream_id
-        if kind in _ENDS:
-            self.begins_anew = kind == _RESET
-            return
-        if kind == _GAP:
-            self._gaps.add(place)
-        self._older_ids.append(stream_id)
-        self._older_places.append(place)
-        if len(self) < INDEX_MAX:
-            self._next = prev
 
     def covers(self, stream_id: StreamId) -> bool:
         """Whether everything after *stream_id* up to the tip is in the index."""

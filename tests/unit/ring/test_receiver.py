@@ -78,11 +78,11 @@ class Model:
         edge = self._transmitter.published - layout.MIN_SIZE
         for at, number, payload in self._written:
             record = self._receiver.read(at)
-            link = self._receiver.link(at)
+            link = next(self._receiver.chain(at), None)
             if at < edge:
                 assert (record, link) == (None, None)
             else:
-                assert link == (2, 1, number, 0, 0)
+                assert link == (at, 2, 1, number, 0, 0)
                 assert record is not None
                 assert (record.ms, record.payload) == (number, payload)
 
@@ -148,7 +148,7 @@ def test_records_of_unwanted_channels_are_passed_over(segment: Segment) -> None:
     assert receiver.unread() == 0
 
 
-def test_link_is_what_a_walk_needs(segment: Segment) -> None:
+def test_chain_is_walked_back_to_what_is_gone(segment: Segment) -> None:
     """Kind, channel, id and the record before, of records round the end as well."""
     transmitter = Transmitter(segment)
     receiver = Receiver(segment)
@@ -157,15 +157,16 @@ def test_link_is_what_a_walk_needs(segment: Segment) -> None:
         size = 30_000 + 8 * number
         before = transmitter.append(Kind.EVENT, 7, number, 1, 2, before, bytes(size))
     transmitter.commit()
-    walked = []
-    while (link := receiver.link(before)) is not None:
-        walked.append(link[2])
-        assert link[:2] == (Kind.EVENT, 7)
-        before = link[4]
+    chain = list(receiver.chain(before))
+    walked = [ms for _place, _kind, _channel, ms, _n, _prev in chain]
 
     assert walked[0] == 39
     assert walked == list(range(39, walked[-1] - 1, -1))
     assert len(walked) > 30
+    assert {link[1:3] for link in chain} == {(Kind.EVENT, 7)}
+    assert [link[0] for link in chain[1:]] == [link[5] for link in chain[:-1]]
+    read = list(receiver.read_all(link[0] for link in chain))
+    assert [record and record.ms for record in read] == walked
 
 
 def test_skipping_to_the_head_leaves_the_rest_unread(segment: Segment) -> None:
@@ -198,12 +199,12 @@ def test_claim_alone_laps(segment: Segment) -> None:
     receiver = Receiver(segment)
     (position,) = send(transmitter, b"x")
     segment.words[layout.CLAIM] = position + segment.size
-    still_whole = receiver.read(position), receiver.link(position)
+    still_whole = receiver.read(position), next(receiver.chain(position), None)
     segment.words[layout.CLAIM] = position + segment.size + 8
 
     assert None not in still_whole
     assert receiver.read(position) is None
-    assert receiver.link(position) is None
+    assert list(receiver.chain(position)) == []
     with pytest.raises(Lapped):
         receiver.receive(4096)
 
@@ -261,7 +262,7 @@ def test_impossible_first_word_is_corruption(segment: Segment, word: int) -> Non
     with pytest.raises(RingCorrupted) as read:
         receiver.read(position)
     with pytest.raises(RingCorrupted) as linked:
-        receiver.link(position)
+        next(receiver.chain(position))
     assert drained.value.position == read.value.position == position
     assert linked.value.position == position
 
