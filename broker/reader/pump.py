@@ -36,6 +36,9 @@ log = structlog.get_logger(__name__)
 REFERENCE_BYTES = 64 * 1024
 """A larger entry goes into the ring by reference, so one session cannot lap all."""
 
+KEYS_PER_COMMIT = 8
+"""After so many streams the workers begin, while the reader goes on with its batch."""
+
 SKIPS_LOGGED_PER_S = 200
 
 _EVENT = int(Kind.EVENT)
@@ -109,7 +112,9 @@ class Pump:
         self._counted_to = head
 
     def _append_glances(self, glances: list[Watched], replies: list[Any]) -> None:
-        for watched, reply in zip(glances, replies, strict=True):
+        for index, (watched, reply) in enumerate(zip(glances, replies, strict=True)):
+            if index % KEYS_PER_COMMIT == 0:
+                self._chains.commit()
             if not self._watches.is_current(watched):
                 continue
             watched.reads += 1
@@ -129,7 +134,11 @@ class Pump:
                 self._append_read(watched, key_read, 1)
 
     def _append_batch(self, batch: Batch, read: list[KeyRead]) -> None:
-        for watched, key_read in zip(batch.watched, read, strict=True):
+        for index, (watched, key_read) in enumerate(
+            zip(batch.watched, read, strict=True)
+        ):
+            if index % KEYS_PER_COMMIT == 0:
+                self._chains.commit()
             if not self._watches.is_current(watched):
                 continue
             entries, anchor = key_read.entries, watched.anchor

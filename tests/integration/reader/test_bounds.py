@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from broker.metrics import catalog
+from broker.reader.chain import Chains
 from broker.reader.watches import FIRST_COUNT, READ_BYTES_MAX
 from broker.ring.layout import Kind
 from broker.store.streams import parse_doorbell_reply
@@ -41,6 +42,21 @@ def replies(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return parse_doorbell_reply(found, *rest)
 
     monkeypatch.setattr("broker.reader.pump.parse_doorbell_reply", measure)
+    return sizes
+
+
+@pytest.fixture
+def commits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of what the reader publishes to its workers at once, in bytes."""
+    sizes: list[int] = []
+    commit = Chains.commit
+
+    def measure(chains: Chains) -> int:
+        size = commit(chains)
+        sizes.extend([size] if size else [])
+        return size
+
+    monkeypatch.setattr(Chains, "commit", measure)
     return sizes
 
 
@@ -143,3 +159,23 @@ async def test_reader_does_not_wait_for_a_worker_that_hangs(
 
     assert rig.count(catalog.PAUSED_SECONDS.slot) == 0
     assert chain.ids == []
+
+
+@pytest.mark.parametrize("times", [1, 8])
+async def test_workers_begin_while_the_reader_is_at_its_batch(
+    rig: Rig, publisher: Publisher, commits: list[int], times: int
+) -> None:
+    """What came at once, and is glanced at or read, is published in small steps."""
+    chains = {session: await rig.watch(session) for session in SESSIONS}
+    for _ in range(times):
+        await publisher.publish_to_all(SESSIONS)
+        await rig.until(
+            lambda: all(publisher.is_told(*item) for item in chains.items())
+        )
+    commits.clear()
+    added = await publisher.run(*[xadd(session, b"1") for session in SESSIONS])
+    for session, stream_id in zip(SESSIONS, added, strict=True):
+        publisher.note(session, [stream_id])
+    await rig.until(lambda: all(publisher.is_told(*item) for item in chains.items()))
+
+    assert max(commits) < sum(commits) / 2
