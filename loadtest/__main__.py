@@ -25,7 +25,7 @@ from loadtest.scenarios import (
     storm,
     users,
 )
-from loadtest.scenarios.rounds import run_rounds
+from loadtest.scenarios.rounds import Question, run_rounds
 from loadtest.setup import Setup, raise_descriptor_limit, split_cores
 
 SCENARIOS = {
@@ -44,6 +44,22 @@ SCENARIOS = {
 def parse_cores(text: str | None, default: frozenset[int]) -> frozenset[int]:
     """A list of cores such as ``0,1``."""
     return frozenset(int(word) for word in text.split(",")) if text else default
+
+
+def choose(asked: dict[str, list[Question]], match: str) -> dict[str, list[Question]]:
+    """The questions whose names contain *match*, by scenario.
+
+    Raises:
+        click.UsageError: There is none.
+    """
+    found = {name: [q for q in asked[name] if match in q.name] for name in asked}
+    if not any(found.values()):
+        names = [
+            question.name for questions in asked.values() for question in questions
+        ]
+        there = "\n  ".join(names) or "none: --against takes fanout and sessions"
+        raise click.UsageError(f"no case contains {match!r}; there are\n  {there}")
+    return found
 
 
 def succeeded(cases: list[Case]) -> bool:
@@ -136,14 +152,17 @@ def main(
     )
     console = Console(width=None if sys.stdout.isatty() else 120)
     chosen = SCENARIOS if not names or "all" in names else dict.fromkeys(names)
+    asked = {name: SCENARIOS[name](setup) for name in chosen}
     if against is not None:
-        asked = [q for n in chosen for q in SCENARIOS[n](setup) if match in q.name]
-        paired = run_pairs(setup, asked, against, windows, console)
+        asked = {name: [q for q in asked[name] if q.load] for name in asked}
+    found = choose(asked, match)
+    if against is not None:
+        every = [question for questions in found.values() for question in questions]
+        paired = run_pairs(setup, every, against, windows, console)
         sys.exit(1 if any(pairs.broken for pairs in paired) else 0)
     cases: list[Case] = []
-    for name in chosen:
-        asked = [q for q in SCENARIOS[name](setup) if match in q.name]
-        measured = run_rounds(setup, asked, console)
+    for questions in found.values():
+        measured = run_rounds(setup, questions, console)
         for case in measured:
             print_case(console, case)
         cases += measured

@@ -63,6 +63,8 @@ class Pairs(msgspec.Struct):
         The ranks n/2 -+ 0.98 sqrt(n) bound it however the ratios are distributed.
         """
         ratios = self.ratios(key)
+        if not ratios:
+            return "-"
         reach = 0.98 * len(ratios) ** 0.5
         low = ratios[max(0, int(len(ratios) / 2 - reach))]
         high = ratios[min(len(ratios) - 1, int(len(ratios) / 2 + reach))]
@@ -199,11 +201,9 @@ def run_pairs(
     windows: int,
     console: Console,
 ) -> list[Pairs]:
-    """Measure every question that is a plain load against the checkout *other*."""
+    """Measure questions that are a plain load against the checkout *other*."""
     measured = []
     for question in questions:
-        if question.load is None:
-            continue
         pairs = Pairs(question.name)
         for number in range(setup.rounds):
             console.print(
