@@ -1,6 +1,7 @@
-"""What processes use of the machine, as the kernel tells it; asked at each scrape.
+"""What processes use of the machine, as the kernel tells it.
 
-A few small files of ``/proc`` per process: some ten microseconds each.
+Asked at each scrape, and by each worker once a second: a few small files of ``/proc``
+and of the cgroup, up to a hundred microseconds.
 """
 
 from __future__ import annotations
@@ -80,7 +81,9 @@ _VERSIONS = (
 
 
 def container_memory(cgroup: Path = CGROUP) -> Memory | None:
-    """The memory of the container that this is; None if nothing limits it.
+    """The memory of the container that this is; None where nobody tells a limit.
+
+    Version 1 of the cgroups tells one near 2**63 where there is none.
 
     Counted as Kubernetes counts a working set: files that were read and are no longer
     looked at are the first that the kernel drops, so they are nobody's need.
@@ -97,7 +100,6 @@ def memory(cgroup: Path = CGROUP, proc: Path = _PROC) -> Memory:
     """The memory that this pod has: the container's, or else the machine's."""
     machine = _machine(proc)
     container = container_memory(cgroup)
-    # Version 1 says "no limit" with a number near 2**63.
     if container is None or container.limit_bytes >= machine.limit_bytes:
         return machine
     return container

@@ -46,6 +46,18 @@ def parse_cores(text: str | None, default: frozenset[int]) -> frozenset[int]:
     return frozenset(int(word) for word in text.split(",")) if text else default
 
 
+def check_pairing(against: Path, out: Path | None, only: str) -> None:
+    """Refuse what two checkouts cannot be measured with.
+
+    Raises:
+        click.UsageError: It says what.
+    """
+    if not (against / "broker" / "__main__.py").is_file():
+        raise click.UsageError(f"--against {against}: there is no broker in it")
+    if out is not None or only:
+        raise click.UsageError("--out and --only do not go with --against")
+
+
 def choose(asked: dict[str, list[Question]], match: str) -> dict[str, list[Question]]:
     """The questions whose names contain *match*, by scenario.
 
@@ -92,7 +104,12 @@ def write_json(path: Path, setup: Setup, cases: list[Case]) -> None:
 
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice([*SCENARIOS, "all"]))
-@click.option("--rounds", default=5, help="Figures are medians of so many runs.")
+@click.option(
+    "--rounds",
+    default=5,
+    type=click.IntRange(min=1),
+    help="Figures are medians of so many runs.",
+)
 @click.option("--quick", is_flag=True, help="One round of short runs.")
 @click.option("--seconds", default=8.0, help="Length of a measured window.")
 @click.option(
@@ -110,7 +127,10 @@ def write_json(path: Path, setup: Setup, cases: list[Case]) -> None:
     help="Another checkout of the broker, run at the same time instead of the peers.",
 )
 @click.option(
-    "--windows", default=10, help="With --against: windows of 2 s in a round."
+    "--windows",
+    default=10,
+    type=click.IntRange(min=1),
+    help="With --against: windows of 2 s in a round.",
 )
 @click.option(
     "--share", default=0.5, help="With --against: part of the load for each of the two."
@@ -154,6 +174,7 @@ def main(
     chosen = SCENARIOS if not names or "all" in names else dict.fromkeys(names)
     asked = {name: SCENARIOS[name](setup) for name in chosen}
     if against is not None:
+        check_pairing(against, out, only)
         asked = {name: [q for q in asked[name] if q.load] for name in asked}
     found = choose(asked, match)
     if against is not None:

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import statistics
+import subprocess
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from rich.table import Table
 
 import loadtest
 from loadtest import peers
+from loadtest.child import ChildFailed
 from loadtest.fleet.remote import Fleet
 from loadtest.peers.target import Target
 from loadtest.report import Figure, show
@@ -29,8 +32,14 @@ from loadtest.setup import Setup
 from loadtest.stage import Load, Window, broken_promises, stage
 
 WINDOW_S = 2.0
+FEWEST_BOUNDED = 6
+SLACK = 1.5
+"""It is fed so much longer than the windows: to open and close them takes time."""
 BY_WINDOW = (SERVER_US, ALL_US)
 BY_ROUND = (LATENCY[0], LATENCY[2])
+
+Book = dict[str, list[float]]
+"""What was measured of one checkout, by figure."""
 
 
 class Pairs(msgspec.Struct):
@@ -43,28 +52,36 @@ class Pairs(msgspec.Struct):
     """
 
     name: str
-    ours: dict[str, list[float]] = {}
-    theirs: dict[str, list[float]] = {}
+    ours: Book = msgspec.field(default_factory=lambda: defaultdict(list))
+    theirs: Book = msgspec.field(default_factory=lambda: defaultdict(list))
     remarks: list[str] = []
 
     @property
     def broken(self) -> bool:
-        """Whether a promise was broken."""
-        return any("BROKEN" in remark for remark in self.remarks)
+        """Whether a promise was broken, or a round could not be finished."""
+        return any(
+            word in remark for remark in self.remarks for word in ("BROKEN", "FAILED")
+        )
 
     def ratios(self, key: str) -> list[float]:
-        """Ours divided by theirs, pair by pair, in rising order."""
+        """Ours divided by theirs, pair by pair, in rising order.
+
+        Pairs in which one of the two delivered nothing say nothing.
+        """
         pairs = zip(self.ours[key], self.theirs[key], strict=True)
-        return sorted(our / their for our, their in pairs if their)
+        return sorted(our / their for our, their in pairs if our and their)
 
     def ratio(self, key: str) -> str:
-        """The median of the ratios, and between which it is with 95 % confidence.
+        """The median of the ratios, and between which it is with about 95 % confidence.
 
-        The ranks n/2 -+ 0.98 sqrt(n) bound it however the ratios are distributed.
+        The ranks n/2 -+ 0.98 sqrt(n) bound it however the ratios are distributed, if
+        there are not too few.
         """
         ratios = self.ratios(key)
         if not ratios:
             return "-"
+        if len(ratios) < FEWEST_BOUNDED:
+            return f"{statistics.median(ratios):.3f}"
         reach = 0.98 * len(ratios) ** 0.5
         low = ratios[max(0, int(len(ratios) / 2 - reach))]
         high = ratios[min(len(ratios) - 1, int(len(ratios) / 2 + reach))]
@@ -100,7 +117,8 @@ class Side:
         return Window(self._setup, self._target, self._fleet, self._feed)
 
     def finish(self) -> None:
-        """Wait for what it was fed, and for its deliveries."""
+        """Feed it no more; wait for its deliveries."""
+        self._feed.end_early()
         fed = self._feed.finish(30)
         self._fed = {name: fed[name] for name in ("published", "refused")}
         self._fleet.wait_until_still(self._expected, quiet_s=1, timeout_s=10)
@@ -150,13 +168,15 @@ def measure_round(
     order = [books[swap], books[1 - swap]]
     with running(setup, question, [path for path, _ in order]) as sides:
         for side in sides:
-            side.start(setup.warm_s + windows * WINDOW_S)
+            side.start(setup.warm_s + windows * WINDOW_S * SLACK)
         time.sleep(setup.warm_s)
         for _ in range(windows):
             opened = [side.open() for side in sides]
             time.sleep(WINDOW_S)
-            for window, (_, book) in zip(opened, order, strict=True):
-                note(book, window.close(), BY_WINDOW)
+            closed = [window.close() for window in opened]
+            if all(figures["deliveries_per_s"] for figures in closed):
+                for figures, (_, book) in zip(closed, order, strict=True):
+                    note(book, figures, BY_WINDOW)
         for side in sides:
             side.finish()
         for side, (_, book) in zip(sides, order, strict=True):
@@ -165,12 +185,10 @@ def measure_round(
             pairs.remarks += remarks
 
 
-def note(
-    book: dict[str, list[float]], measured: dict[str, float], figures: Sequence[Figure]
-) -> None:
+def note(book: Book, measured: dict[str, float], figures: Sequence[Figure]) -> None:
     """Write down what was measured of *figures*."""
     for figure in figures:
-        book.setdefault(figure.key, []).append(measured[figure.key])
+        book[figure.key].append(measured[figure.key])
 
 
 def print_pairs(console: Console, pairs: Pairs, other: Path) -> None:
@@ -182,8 +200,8 @@ def print_pairs(console: Console, pairs: Pairs, other: Path) -> None:
         ours, theirs = pairs.ours[figure.key], pairs.theirs[figure.key]
         table.add_row(
             figure.title,
-            show(statistics.median(ours)),
-            show(statistics.median(theirs)),
+            show(statistics.median(ours) if ours else None),
+            show(statistics.median(theirs) if theirs else None),
             pairs.ratio(figure.key),
             str(len(ours)),
         )
@@ -209,7 +227,10 @@ def run_pairs(
             console.print(
                 f"[dim]round {number + 1} of {setup.rounds}: {question.name}: both"
             )
-            measure_round(setup, question, other, pairs, windows, number % 2)
+            try:
+                measure_round(setup, question, other, pairs, windows, number % 2)
+            except (ChildFailed, OSError, subprocess.SubprocessError) as error:
+                pairs.remarks.append(f"FAILED: {error}")
         print_pairs(console, pairs, other)
         measured.append(pairs)
     return measured

@@ -393,7 +393,7 @@ TRACKING_WANTED = _plain(
     Kind.GAUGE,
     "reader",
     "broker_redis_tracking_wanted",
-    "0 where the settings ask for blocking reads, else 1.",
+    "1 once the reader is connected, unless the settings ask for blocking reads.",
 )
 TRACKING_KEYS = _plain(
     Kind.GAUGE,

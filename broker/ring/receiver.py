@@ -141,14 +141,15 @@ class Receiver:
         Raises:
             RingCorrupted: A record breaks the layout although it was not lapped.
         """
+        if self._checksums:
+            yield from self._verified_chain(position)
+            return
         segment, words = self._segment, self._segment.words
         data, size, mask = segment.data, segment.size, segment.size - 1
         unpack, header_bytes = layout.RECORD.unpack_from, layout.RECORD_BYTES
         lengths, kinds = self._lengths, layout.KINDS
         whole_up_to = size - header_bytes
         while position:
-            if self._checksums:
-                self.read(position)  # For its checks.
             offset = position & mask
             if offset <= whole_up_to:
                 header = unpack(data, offset)
@@ -162,6 +163,21 @@ class Receiver:
                 self._check(position, kind, word >> 8)
             yield position, kind, channel, ms, n, prev
             position = prev
+
+    def _verified_chain(self, position: int) -> Iterator[Link]:
+        while position:
+            record = self.read(position)
+            if record is None:
+                return
+            yield (
+                position,
+                record.kind,
+                record.channel,
+                record.ms,
+                record.n,
+                record.prev,
+            )
+            position = record.prev
 
     def read(self, position: int) -> Record | None:
         """Copy one record that a link or an index points at, None if it is gone.

@@ -266,6 +266,7 @@ class Recent:
         """Forget the records up to *index*: the ring has overwritten them."""
         self._newest = None
         self.floor = max(self.floor, self._ids[index])
+        self._next = 0  # What is older is gone as well: a walk would lower the floor.
         self._gaps.difference_update(self._places[: index + 1])
         del self._ids[: index + 1]
         del self._places[: index + 1]

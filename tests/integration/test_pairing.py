@@ -30,6 +30,17 @@ def test_a_checkout_is_measured_against_itself() -> None:
     assert "BROKEN" not in done.stdout
 
 
+def test_only_checkouts_are_measured_against_each_other() -> None:
+    """Elsewhere the same broker would be found twice and be as fast as itself."""
+    done = loadtest(f"sessions --against {ROOT / 'tests'}")
+    assert done.returncode == 2
+    assert "there is no broker in it" in done.stderr
+
+    done = loadtest(f"sessions --out figures.json --against {ROOT}")
+    assert done.returncode == 2
+    assert "--out and --only do not go with --against" in done.stderr
+
+
 def test_what_matches_nothing_is_refused() -> None:
     """Nothing measured is no success; the names that there are help."""
     done = loadtest("sessions --match nonsense")

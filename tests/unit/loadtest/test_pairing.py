@@ -16,7 +16,7 @@ def test_each_window_is_compared_with_the_one_beside_it() -> None:
     pairs = pairs_of([1.0, 10.0, 2.2], [1.0, 10.0, 2.0])
 
     assert pairs.ratios("cpu") == pytest.approx([1.0, 1.0, 1.1])
-    assert pairs.ratio("cpu").startswith("1.000 ")
+    assert pairs.ratio("cpu") == "1.000"
 
 
 def test_a_window_without_deliveries_is_left_out() -> None:
@@ -29,10 +29,10 @@ def test_a_window_without_deliveries_is_left_out() -> None:
 
 @pytest.mark.parametrize(
     ("count", "told"),
-    [(1, "1.000 (1.000 to 1.000)"), (100, "1.495 (1.400 to 1.590)")],
+    [(3, "1.010"), (100, "1.495 (1.400 to 1.590)")],
 )
 def test_the_median_is_told_with_its_bounds(count: int, told: str) -> None:
-    """Of 100 ratios those with the ranks 41 and 60 bound it with 95 % confidence."""
+    """Of 100 ratios those with the ranks 41 and 60 bound it; of few none does."""
     pairs = pairs_of([1 + i / 100 for i in range(count)], [1.0] * count)
 
     assert pairs.ratio("cpu") == told
@@ -45,3 +45,4 @@ def test_a_broken_promise_is_told() -> None:
 
     pairs.remarks.append("before: BROKEN: 3 events missing")
     assert pairs.broken
+    assert Pairs("case", remarks=["FAILED: broker serve ended"]).broken

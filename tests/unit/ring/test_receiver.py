@@ -148,10 +148,13 @@ def test_records_of_unwanted_channels_are_passed_over(segment: Segment) -> None:
     assert receiver.unread() == 0
 
 
-def test_chain_is_walked_back_to_what_is_gone(segment: Segment) -> None:
+@pytest.mark.parametrize("checksums", [False, True])
+def test_chain_is_walked_back_to_what_is_gone(
+    segment: Segment, *, checksums: bool
+) -> None:
     """Kind, channel, id and the record before, of records round the end as well."""
-    transmitter = Transmitter(segment)
-    receiver = Receiver(segment)
+    transmitter = Transmitter(segment, checksums=checksums)
+    receiver = Receiver(segment, checksums=checksums)
     before = 0
     for number in range(40):
         size = 30_000 + 8 * number
@@ -280,6 +283,8 @@ def test_checksum_finds_every_changed_bit(at: int, bit: int) -> None:
 
     with pytest.raises(RingCorrupted):
         receiver.read(position)
+    with pytest.raises(RingCorrupted):
+        list(receiver.chain(position))
     found: list[Record] = []
     # A length that now ends behind the head is waited for, not believed.
     with contextlib.suppress(RingCorrupted):

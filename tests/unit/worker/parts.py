@@ -180,7 +180,13 @@ class Ring:
 
 
 class Listener(Client):
-    """A connection that keeps the frames that it is sent."""
+    """A connection that keeps the frames that it is sent.
+
+    Attributes:
+        takes_one: Its socket is full after the first page of events.
+    """
+
+    takes_one = False
 
     def __init__(self, owner: WorkerProcess, wire: Format = NATIVE) -> None:
         super().__init__(owner, wire)
@@ -189,6 +195,7 @@ class Listener(Client):
     def send(self, data: bytes) -> None:
         if data and self.closing is None:
             self.frames += frames_of(self.format, data)
+            self.blocked |= self.takes_one and "seq" in self.frames[-1]
 
     @property
     def story(self) -> list[object]:
@@ -240,10 +247,12 @@ class Bench:
         wire: Format = NATIVE,
         *,
         blocked: bool = False,
+        takes_one: bool = False,
     ) -> Listener:
         """Subscribe a new connection; it waits until its channel is joined."""
         listener = Listener(self.worker, wire)
         listener.blocked = blocked
+        listener.takes_one = takes_one
         with self.worker.loop.running():
             reading = Reading(start=start or Start(), overflow=overflow)
             self.worker.subscriptions.open(listener, SESSION, reading)

@@ -8,6 +8,7 @@ from broker.disconnect import Disconnect
 from broker.metrics import catalog
 from broker.model import Position
 from broker.protocols.formats import SSE
+from broker.ring.layout import Kind
 from broker.worker.channels import Overflow, Start, StartAt, State
 from tests.unit.worker.parts import SESSION, Bench, Listener
 
@@ -59,6 +60,45 @@ def test_a_resume_below_the_ring_is_read_from_redis(bench: Bench) -> None:
     bench.serve()
     assert listener.story == ["subscribed", 2, 3, 4, "caught_up"]
     assert bench.worker_values[catalog.RESUMES.slots["complete", "redis"]] >= 1
+
+
+def test_what_one_found_overwritten_is_no_others_hole(bench: Bench) -> None:
+    """The index of the ring is cut for one client; one further behind asks Redis."""
+    bench.publish(600)
+    bench.open()
+    bench.join(0)
+    bench.ring.append_stored(bench, 1, 329)
+    bench.turn()
+    for _ in range(6):
+        bench.ring.other()
+        bench.turn()
+    bench.ring.append_stored(bench, 330, 600)
+    bench.turn()
+    latter = bench.open(from_position(bench, 10), takes_one=True)
+    former = bench.open(from_position(bench, 200), takes_one=True)
+    bench.turn()
+    assert latter.blocked
+    assert former.blocked
+    lap(bench, 329)
+    for listener in (former, latter):
+        listener.takes_one = listener.blocked = False
+        with bench.worker.loop.running():
+            bench.worker.catchup.wake(listener.subs[SESSION])
+        bench.serve()
+
+    assert former.story[1:-1] == list(range(201, 601))
+    assert latter.story[1:-1] == list(range(11, 601))
+
+
+def lap(bench: Bench, ordinal: int) -> None:
+    """Overwrite the ring up to an entry, and not what comes after it."""
+    recent = bench.channel.recent
+    assert recent is not None
+    _, place = recent.at(recent.after(bench.stored(ordinal - 1)))
+    while bench.ring.receiver.read(place) is not None:
+        bench.ring.transmitter.append(Kind.EVENT, 2**31, 1, 0, 1, 0, bytes(5000))
+        bench.ring.transmitter.commit()
+        bench.turn()
 
 
 @pytest.mark.parametrize("seq", [True, False])

@@ -107,6 +107,19 @@ def test_cutting_moves_the_floor(ring: Ring) -> None:
     assert not recent.covers(id_of(1))
 
 
+def test_a_walk_after_a_cut_brings_no_hole_back(ring: Ring) -> None:
+    """Who is further behind than the cut is not told that nothing is missing."""
+    ring.base()
+    ring.events(1, 9)
+    recent = walked(ring, 9, until=5)
+    ring.flood()
+    recent.cut(2)
+    assert ordinals(recent) == [8, 9]
+    assert not recent.walk(ring.receiver, id_of(6))
+    assert recent.floor == id_of(7)
+    assert not recent.covers(id_of(6))
+
+
 def test_a_new_history_is_covered_from_its_beginning(ring: Ring) -> None:
     """After a reset everything that follows is in the index."""
     recent = Recent.of_new_history(ring.number)
