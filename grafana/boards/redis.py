@@ -18,10 +18,16 @@ _WELL = Row(
         ),
         number(
             "Rings for changes",
-            "Whether every reader is told of changes (CLIENT TRACKING). Else it blocks "
-            "in reads, which costs more connections and time.",
+            "Whether every reader that should be is told of changes (CLIENT TRACKING). "
+            "Else it blocks in reads, which costs more connections and time.",
             Unit.YES_NO,
-            lowest(series("broker_redis_tracking")),
+            lowest(
+                "(1 - clamp_min("
+                + series("broker_redis_tracking_wanted")
+                + " - "
+                + series("broker_redis_tracking")
+                + ", 0))"
+            ),
             bad_below(1),
             width=6,
         ),

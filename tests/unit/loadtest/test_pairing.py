@@ -40,9 +40,7 @@ def test_the_median_is_told_with_its_bounds(count: int, told: str) -> None:
 
 def test_a_broken_promise_is_told() -> None:
     """Speed that loses events is none."""
-    pairs = Pairs("case", remarks=["before: log: slow"])
-    assert not pairs.broken
+    remarks = ("before: log: slow", "before: BROKEN: 3 missing", "FAILED: it ended")
 
-    pairs.remarks.append("before: BROKEN: 3 events missing")
-    assert pairs.broken
-    assert Pairs("case", remarks=["FAILED: broker serve ended"]).broken
+    broken = [Pairs("case", remarks=[remark]).broken for remark in remarks]
+    assert broken == [False, True, True]
