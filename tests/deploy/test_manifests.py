@@ -260,6 +260,22 @@ def test_a_route_of_the_gateway_lasts_as_long_as_its_socket():
     assert rule["backendRefs"][0]["port"] == service["spec"]["ports"][0]["port"]
 
 
+def test_the_gateway_takes_the_place_of_the_ingress():
+    """One line of the production overlay changes the way in, as its comment says."""
+    line = ("  - ingress.yaml\n", "  - ../../gateway\n")
+    kinds = {it["kind"] for it in build("overlays/production", line)}
+
+    assert {"Gateway", "HTTPRoute"} <= kinds
+    assert "Ingress" not in kinds
+
+
+def test_key_sets_may_be_fetched_with_the_policy_taken_in():
+    """The line is there, and only has to be uncommented."""
+    line = ("  # - network-policy-jwks.yaml\n", "  - network-policy-jwks.yaml\n")
+
+    assert one(build("overlays/production", line), "NetworkPolicy", "broker-jwks")
+
+
 def test_the_rules_of_the_operator_are_those_of_prometheus():
     """`wrap_rules.py` was run after the last change, and wraps without loss."""
     script = KUBERNETES / "monitoring" / "wrap_rules.py"

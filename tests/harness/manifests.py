@@ -30,23 +30,31 @@ Object = dict[str, Any]
 
 
 @cache
-def build(folder: str) -> list[Object]:
+def build(folder: str, change: tuple[str, str] | None = None) -> list[Object]:
     """The objects of a folder of deploy/kubernetes, as they would be applied.
 
     Args:
         folder: Such as ``overlays/dev``.
+        change: Text of its kustomization.yaml, and what stands there instead.
 
     Raises:
-        AssertionError: kubectl fails, or warns.
+        AssertionError: kubectl fails, or warns; the text is not there once.
     """
-    if not _is_old():
-        return _kustomize(KUBERNETES / folder)
     with tempfile.TemporaryDirectory() as workspace:
         copy = Path(workspace) / "kubernetes"
         shutil.copytree(KUBERNETES, copy)
-        for path in copy.rglob("kustomization.yaml"):
-            path.write_text(_in_old_words(path))
+        if change is not None:
+            _replace(copy / folder / "kustomization.yaml", *change)
+        if _is_old():
+            for path in copy.rglob("kustomization.yaml"):
+                path.write_text(_in_old_words(path))
         return _kustomize(copy / folder)
+
+
+def _replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert text.count(old) == 1, (path, old)
+    path.write_text(text.replace(old, new))
 
 
 def overlay(name: str) -> list[Object]:

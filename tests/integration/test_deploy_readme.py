@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from broker.cli import main as command_line
+from broker.config import load_settings
 from broker.store.embedded import EmbeddedServer
 from tests.conftest import StartBroker
 from tests.harness.http import get
@@ -55,6 +56,29 @@ def test_a_file_in_a_command_is_there(name: str):
 def test_a_verb_of_the_broker_exists(verb: str):
     """Nobody is told to run what is not there."""
     assert verb in command_line.commands
+
+
+def test_the_settings_of_the_page_are_those_of_a_broker(tmp_path: Path):
+    """Its block writes a file for its owner alone; with it a broker asks for tokens."""
+    (block,) = re.findall(r"^\(umask.*?^END$", TEXT, re.DOTALL | re.MULTILINE)
+    subprocess.run(["bash", "-euc", block], cwd=tmp_path, check=True)
+    file = tmp_path / ".env"
+    settings = load_settings({}, env_file=file)
+
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert settings.auth == "jwt"
+    assert len(settings.jwt_secret) == len(settings.admin_token) == 64
+
+
+def test_the_table_of_choices_names_every_file_with_one():
+    """Whoever goes through it has seen each CHANGE."""
+    marked = {
+        path.name
+        for path in (ROOT / "deploy" / "kubernetes").rglob("*.yaml")
+        if "CHANGE" in path.read_text()
+    }
+
+    assert {name for name in marked if f"{name}`" not in TEXT} == set()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 
 RULES = Path(__file__).parents[2] / "prometheus" / "rules"
 HEAD = """\
-# Made by wrap_rules.py out of deploy/prometheus/rules: change those.
+# The groups are made by wrap_rules.py out of deploy/prometheus/rules: change those.
 apiVersion: monitoring.coreos.com/v1
 kind: PrometheusRule
 metadata:
