@@ -45,7 +45,13 @@ SECRETS = {
 }
 """What the Secret of README.md holds: settings that no file of deploy/ may have."""
 
-UNCHECKED = {"Gateway", "HTTPRoute", "PodMonitor", "PrometheusRule"}
+UNCHECKED = {
+    "BackendTrafficPolicy",
+    "Gateway",
+    "HTTPRoute",
+    "PodMonitor",
+    "PrometheusRule",
+}
 
 each_overlay = pytest.mark.parametrize("name", OVERLAYS)
 
@@ -267,6 +273,21 @@ def test_the_gateway_takes_the_place_of_the_ingress():
 
     assert {"Gateway", "HTTPRoute"} <= kinds
     assert "Ingress" not in kinds
+
+
+def test_envoy_lets_in_as_many_as_the_pods_take():
+    """Its own bound is above what the autoscaler may bring, and it is for our route."""
+    line = ("  # - envoy-gateway.yaml\n", "  - envoy-gateway.yaml\n")
+    policy = one(build("gateway", line), "BackendTrafficPolicy")["spec"]
+    objects = overlay("production")
+    settings = load_settings(SECRETS | settings_of(objects), env_file=None)
+    pods = one(objects, "HorizontalPodAutoscaler")["spec"]["maxReplicas"]
+    most = pods * settings.workers * settings.max_connections
+
+    assert policy["circuitBreaker"]["maxConnections"] >= most
+    assert policy["circuitBreaker"]["maxParallelRequests"] >= most
+    assert policy["targetRefs"][0]["kind"] == "HTTPRoute"
+    assert one(build("gateway"), "HTTPRoute", policy["targetRefs"][0]["name"])
 
 
 def test_key_sets_may_be_fetched_with_the_policy_taken_in():

@@ -60,7 +60,7 @@ def test_a_verb_of_the_broker_exists(verb: str):
 
 def test_the_settings_of_the_page_are_those_of_a_broker(tmp_path: Path):
     """Its block writes a file for its owner alone; with it a broker asks for tokens."""
-    (block,) = re.findall(r"^\(umask.*?^END$", TEXT, re.DOTALL | re.MULTILINE)
+    (block,) = re.findall(r"^touch .env.*?^END$", TEXT, re.DOTALL | re.MULTILINE)
     subprocess.run(["bash", "-euc", block], cwd=tmp_path, check=True)
     file = tmp_path / ".env"
     settings = load_settings({}, env_file=file)
