@@ -96,11 +96,17 @@ class AccessSettings(BaseModel):
             raise ValueError(
                 "BROKER_AUTH=api_key needs BROKER_API_KEYS or BROKER_API_KEYS_FILE"
             )
-        ways = (self.jwt_secret, self.jwt_public_key_file, self.jwt_jwks_url)
-        if self.auth == "jwt" and sum(map(bool, ways)) != 1:
+        ways = {
+            "BROKER_JWT_SECRET": self.jwt_secret,
+            "BROKER_JWT_PUBLIC_KEY_FILE": self.jwt_public_key_file,
+            "BROKER_JWT_JWKS_URL": self.jwt_jwks_url,
+        }
+        given = [name for name, value in ways.items() if value]
+        if self.auth == "jwt" and len(given) != 1:
             raise ValueError(
-                "BROKER_AUTH=jwt needs one of BROKER_JWT_SECRET, "
-                "BROKER_JWT_PUBLIC_KEY_FILE and BROKER_JWT_JWKS_URL"
+                "BROKER_AUTH=jwt needs exactly one of BROKER_JWT_SECRET, "
+                "BROKER_JWT_PUBLIC_KEY_FILE and BROKER_JWT_JWKS_URL; set: "
+                f"{', '.join(given) or 'none'}"
             )
         return self
 

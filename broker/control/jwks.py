@@ -205,17 +205,32 @@ class KeySet:
         if self._fetching is not None:
             await asyncio.wait((self._fetching,))
 
+    async def fetch(self) -> int:
+        """Ask the issuer now, for who wants to know whether it answers.
+
+        Returns:
+            How many keys may verify tokens, one at least.
+
+        Raises:
+            BadKeySet: What came is no key set; the text may be shown.
+            aiohttp.ClientError, OSError, ValueError: The issuer could not be asked
+                within ``FETCH_TIMEOUT_S``. Their texts have the URL, and that may
+                contain a password.
+        """
+        self._keys = read_key_set(await self._download())
+        self._fetched_at = time.monotonic()
+        self._fetches += 1
+        return len(self._keys)
+
     async def _fetch(self) -> None:
         is_away = True
         try:
-            self._keys = read_key_set(await self._download())
-            self._fetched_at = time.monotonic()
-            self._fetches += 1
+            await self.fetch()
             is_away = False
         except BadKeySet as error:
             log.warning("jwks_unusable", error=str(error))
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            # Not its text, which has the URL: that may contain a password.
+            # Not its text: see above.
             log.warning("jwks_not_fetched", error=type(error).__name__)
         finally:
             self._is_away = is_away

@@ -1,4 +1,4 @@
-"""Looks at Redis and this machine and says what will hurt, before it does.
+"""Looks at Redis, key set and machine and says what will hurt, before it does.
 
 ::
 
@@ -9,6 +9,7 @@
       probes     what has to be tried: tracking, rights, clock, latency
       sentinels  whether those who watch over the primary agree
       rights     the least rights that Redis must give the broker, as one ACL line
+      tokens     whether the keys of an identity provider can be fetched
       machine    limits of this machine and container
       finding    what was found, and what to do about it
 """

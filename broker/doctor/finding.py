@@ -19,7 +19,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         verdict: ``fail``: does not work, or loses data; ``warn``: will hurt one day.
         text: What was found and why it matters, in a sentence.
         advice: What to do about it; empty if nothing.
-        server: Which server it is about; empty for this machine.
+        server: Which server of Redis it is about; empty for all else.
     """
 
     check: str

@@ -111,10 +111,11 @@ def test_every_bad_setting_is_named_at_once():
     ("env", "says"),
     [
         ({"auth": "api_key"}, "BROKER_API_KEYS_FILE"),
-        ({"auth": "jwt"}, "BROKER_JWT_SECRET"),
+        ({"auth": "jwt"}, "exactly one of BROKER_JWT_SECRET"),
+        ({"auth": "jwt"}, "set: none"),
         (
             {"auth": "jwt", "jwt_secret": "x" * 32, "jwt_jwks_url": "https://h/k"},
-            "needs one of",
+            "set: BROKER_JWT_SECRET, BROKER_JWT_JWKS_URL",
         ),
         ({"jwt_secret": "short"}, "must be at least 32 bytes"),
         ({"command_stream": "broker:events:x"}, "must not begin with"),
