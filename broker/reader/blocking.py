@@ -13,7 +13,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from broker.errors import StoreRefused, StoreUnavailable
-from broker.reader.watches import Watched, Watches
+from broker.reader.watched import Watched
+from broker.reader.watches import Watches
 from broker.store.connection import Connection
 
 GROUP_MAX = 256

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from broker.model import START, Position
-from broker.reader.watches import BEGINNING, Watched
+from broker.reader.watched import BEGINNING, Watched
 from broker.ring import records
 from broker.ring.layout import Kind
 from broker.ring.transmitter import Transmitter

@@ -22,7 +22,7 @@ from broker.metrics.slots import Row
 from broker.reader.chain import Chains
 from broker.reader.node import NodeOpenings, NodePump, NodeSource, NodeWatches
 from broker.reader.source import COMPLAINT_EVERY_S, READER_ROW
-from broker.reader.watches import Watched
+from broker.reader.watched import Watched
 from broker.ring import board as b
 from broker.ring import requests
 from broker.store.address import Address, Node

@@ -19,7 +19,8 @@ from broker.reader.opening import Openings
 from broker.reader.pump import Pump
 from broker.reader.source import Source
 from broker.reader.verifying import judge, questions
-from broker.reader.watches import REST_S, Batch, Watched, Watches
+from broker.reader.watched import REST_S, Watched
+from broker.reader.watches import Batch, Watches
 from broker.store.address import Address
 from broker.store.connection import Command, Connection
 from broker.store.keys import EventKeys
@@ -210,9 +211,7 @@ class NodePump(Pump):
         self._values[catalog.READS.slot] += 1
         self._take_glances(batch.glances, replies)
         self._take_pages(batch, replies)
-        self._chains.commit()
-        self._count_written()
-        self._observe_lateness()
+        self._finish_batch()
         return len(batch)
 
     def _count_written(self) -> None:

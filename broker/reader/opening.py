@@ -10,7 +10,8 @@ from broker.metrics import catalog
 from broker.metrics.slots import Row
 from broker.model import START, Position, StreamId, is_session_name
 from broker.reader.chain import Chains
-from broker.reader.watches import READ_BYTES_MAX, Watched, Watches
+from broker.reader.watched import Watched
+from broker.reader.watches import READ_BYTES_MAX, Watches
 from broker.ring import records, requests
 from broker.store.connection import Command, Connection
 from broker.store.loss import Anchor, StreamInfo, belongs, read_stream_info

@@ -15,7 +15,8 @@ from broker.metrics.slots import Row, observe
 from broker.protocols.formats import event_payload
 from broker.protocols.timestamps import LAST_MS
 from broker.reader.chain import Chains
-from broker.reader.watches import Batch, Watched, Watches
+from broker.reader.watched import Watched
+from broker.reader.watches import Batch, Watches
 from broker.ring import records
 from broker.ring.layout import Kind
 from broker.store.connection import Connection
@@ -56,6 +57,8 @@ class Pump:
         self._max_event_bytes = max_event_bytes
         self._counted_to = chains.head
         self._oldest_ms = 0
+        self._events = 0
+        self._bytes = 0
         self._logging_since = 0.0
         self._logged = 0
         self.rings_are_trusted = True
@@ -93,12 +96,17 @@ class Pump:
             self._handle_error(batch, read)
         else:
             self._append_batch(batch, read)
-        self._chains.commit()
-        self._count_written()
-        self._observe_lateness()
+        self._finish_batch()
         return len(batch)
 
-    def _observe_lateness(self) -> None:
+    def _finish_batch(self) -> None:
+        """Publish what is left of a batch, and count it."""
+        self._chains.commit()
+        self._count_written()
+        values = self._values
+        values[catalog.EVENTS_READ.slot] += self._events
+        values[catalog.BYTES_READ.slot] += self._bytes
+        self._events = self._bytes = 0
         if self._oldest_ms:
             late_s = time.time_ns() / 1e9 - self._oldest_ms / 1e3
             stage = catalog.STAGE_SECONDS["redis_to_reader"]
@@ -121,17 +129,25 @@ class Pump:
             anchor = watched.anchor
             added = anchor.seq or 0
             entry = only_news(reply, anchor.cursor, added, watched.first)
-            key_read = KeyRead([], reply)
-            if entry is not None:
-                watched.looked = True
-                self._append_entries(watched, [entry], (added + 1,))
-                watched.anchor = Anchor(entry[0], added + 1, entry[0], 0)
-                watched.empty_rings = 0
-            elif key_read.added > added:
-                watched.singles = 0
-                self._watches.mark_dirty(watched)
-            else:
-                self._append_read(watched, key_read, 1)
+            if entry is None:
+                self._look_closer(watched, KeyRead([], reply), added)
+                continue
+            stream_id, fields = entry
+            ms, n = stream_id
+            watched.looked = True
+            watched.empty_rings = 0
+            watched.anchor = Anchor(stream_id, added + 1, stream_id, 0)
+            self._oldest_ms = self._oldest_ms or ms
+            size = self._append_entry(watched, ms, n, added + 1, fields)
+            self._note_entries(watched, 1, size)
+
+    def _look_closer(self, watched: Watched, key_read: KeyRead, added: int) -> None:
+        """After a glance that showed anything but one entry more."""
+        if key_read.added > added:
+            watched.singles = 0
+            self._watches.mark_dirty(watched)
+        else:
+            self._append_read(watched, key_read, 1)
 
     def _append_batch(self, batch: Batch, read: list[KeyRead]) -> None:
         for index, (watched, key_read) in enumerate(
@@ -209,34 +225,38 @@ class Pump:
         if not entries:
             return
         self._oldest_ms = self._oldest_ms or entries[0][0][0]
-        append = self._chains.append
+        append = self._append_entry
         size = 0
         for ((ms, n), fields), seq in zip(entries, seqs, strict=True):
-            size += sum(map(len, fields))
-            kind, payload = self._encode(watched, ms, n, seq, fields)
-            append(watched, kind, ms, n, seq, payload)
-        watched.learn_size(len(entries), size)
-        values = self._values
-        values[catalog.EVENTS_READ.slot] += len(entries)
-        values[catalog.BYTES_READ.slot] += size
-        if watched.swept and self.rings_are_trusted:
-            self._check_bell(watched, len(entries))
+            size += append(watched, ms, n, seq, fields)
+        self._note_entries(watched, len(entries), size)
 
-    def _encode(
+    def _note_entries(self, watched: Watched, entries: int, size: int) -> None:
+        watched.learn_size(entries, size)
+        self._events += entries
+        self._bytes += size
+        if watched.swept and self.rings_are_trusted:
+            self._check_bell(watched, entries)
+
+    def _append_entry(
         self, watched: Watched, ms: int, n: int, seq: int, fields: list[bytes]
-    ) -> tuple[int, bytes]:
+    ) -> int:
+        """Returns how many bytes its fields have."""
         if ms > LAST_MS:
             self._values[catalog.ODD_IDS.slot] += 1
         entry = read_entry(fields, self._max_event_bytes)
+        kind: int = _EVENT
         if type(entry) is Event:
             payload = event_payload(watched.name, ms, n, seq, entry)
             if len(payload) > REFERENCE_BYTES and not entry.transient:
-                return Kind.REFERENCE, b""
-            return _EVENT, payload
-        assert isinstance(entry, Skipped)  # noqa: S101 - narrows for mypy
-        self._values[catalog.SKIPPED.slots[entry.reason]] += 1
-        self._log_skipped(watched.session, f"{ms}-{n}", entry.reason)
-        return Kind.SKIPPED, records.pack_skipped(entry)
+                kind, payload = Kind.REFERENCE, b""
+        else:
+            assert isinstance(entry, Skipped)  # noqa: S101 - narrows for mypy
+            self._values[catalog.SKIPPED.slots[entry.reason]] += 1
+            self._log_skipped(watched.session, f"{ms}-{n}", entry.reason)
+            kind, payload = Kind.SKIPPED, records.pack_skipped(entry)
+        self._chains.append(watched, kind, ms, n, seq, payload)
+        return sum(map(len, fields))
 
     def _log_skipped(self, session: str, entry_id: str, reason: str) -> None:
         # A publisher that is wrong is wrong all the time: the counter has them all.

@@ -8,7 +8,7 @@ import structlog
 
 from broker.errors import StoreRefused
 from broker.reader.chain import Chains
-from broker.reader.watches import Watched
+from broker.reader.watched import Watched
 from broker.store.connection import Command
 from broker.store.loss import belongs, read_stream_info
 from broker.store.replies import first_error, store_error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from os import eventfd_write
 
 
 class Doorbell:
@@ -27,8 +28,10 @@ class Doorbell:
 
     def ring(self) -> None:
         """Wake the owner; a bell that nobody clears stays rung."""
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_write(self.fd, 1)
+        try:  # noqa: SIM105 - contextlib.suppress costs 0.3 us, per batch and worker
+            eventfd_write(self.fd, 1)
+        except BlockingIOError:
+            pass
 
     def clear(self) -> None:
         """Take note of all rings so far."""

@@ -16,7 +16,8 @@ from broker.reader.chain import Chains
 from broker.reader.opening import Openings
 from broker.reader.pump import Pump
 from broker.reader.source import READER_ROW, Source
-from broker.reader.watches import Watched, Watches
+from broker.reader.watched import Watched
+from broker.reader.watches import Watches
 from broker.ring import board as b
 from broker.ring.doorbell import Doorbell
 from broker.ring.records import seq_word

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.metrics import catalog
-from broker.reader.watches import GLANCE_AFTER
+from broker.reader.watched import GLANCE_AFTER
 from broker.store.connection import Command
 from broker.store.embedded import EmbeddedServer
 from tests.integration.reader.follower import Chain

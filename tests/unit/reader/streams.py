@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from broker.reader.watches import Batch, Watched, Watches
+from broker.reader.watched import Watched
+from broker.reader.watches import Batch, Watches
 
 
 def opened(watches: Watches, session: str, mean_bytes: int = 0) -> Watched:

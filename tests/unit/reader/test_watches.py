@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from broker.reader.watches import REST_S, SWEEP_KEYS_MAX, Watched, Watches
+from broker.reader.watched import REST_S, Watched
+from broker.reader.watches import SWEEP_KEYS_MAX, Watches
 from broker.ring.requests import Watch
 from broker.store.loss import Anchor
 from tests.unit.reader.conftest import LINGER_S, SWEEP_S, Clock

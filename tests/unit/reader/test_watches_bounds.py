@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from broker.reader.watched import INFO_EVERY, INFO_MEAN_BYTES, Watched
 from broker.reader.watches import (
     FIRST_COUNT,
-    INFO_EVERY,
-    INFO_MEAN_BYTES,
     READ_BYTES_MAX,
     READ_COUNT_MAX,
     READ_KEYS_MAX,
-    Watched,
     Watches,
     in_parts,
 )

@@ -11,14 +11,14 @@ import structlog
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
-from broker.reader import watches
+from broker.reader import watched, watches
 from broker.worker import archive, catchup, hub, link, pages, recent
 from tests.fakes import FakeClock
 from tests.unit.worker.seam.pod import Shared
 from tests.unit.worker.seam.schedule import Schedule
 
 STEPS = 90
-INFO_MEAN_BYTES = watches.INFO_MEAN_BYTES
+INFO_MEAN_BYTES = watched.INFO_MEAN_BYTES
 PROGRAMS = st.binary(min_size=2 * STEPS, max_size=2 * STEPS)
 MANY = settings(
     max_examples=2000,
@@ -30,10 +30,10 @@ CLOCK = FakeClock()
 
 SMALL_BOUNDS: tuple[tuple[object, str, object], ...] = (
     (watches, "time", CLOCK),
-    (watches, "INFO_MEAN_BYTES", 10**9),
+    (watched, "INFO_MEAN_BYTES", 10**9),
     (watches, "READ_COUNT_MAX", 3),
     (watches, "FIRST_COUNT", 2),
-    (watches, "GLANCE_AFTER", 1),
+    (watched, "GLANCE_AFTER", 1),
     (hub, "SENDS_PER_TURN", 1),
     (catchup, "TURN_SUBSCRIPTIONS", 2),
     (catchup, "FIRST_COUNT", 2),
@@ -67,7 +67,7 @@ def seldom_counted(shared: Shared) -> Iterator[None]:
     """Large entries are read without XINFO most of the time, as in production."""
     del shared
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(watches, "INFO_MEAN_BYTES", INFO_MEAN_BYTES)
+        patch.setattr(watched, "INFO_MEAN_BYTES", INFO_MEAN_BYTES)
         yield
 
 
