@@ -7,9 +7,11 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from broker.config import load_settings
 from broker.supervisor.supervisor import DRAIN_MARGIN_S, KILLED_S, READER_STOP_S
+from broker.worker.main import BACKLOG
 from tests.harness.manifests import COMPOSE, DEPLOY, Object, seconds, services
 from tests.harness.servers import BrokerServer
 
@@ -120,6 +122,26 @@ def test_every_setting_can_be_given_and_no_secret_is_in_the_file(name: str):
 
     assert service["env_file"] == [{"path": ".env", "required": False}]
     assert fixed == set()
+
+
+@each_broker
+def test_a_burst_of_newcomers_waits_to_be_accepted(name: str):
+    """A container has bounds of its own: those of the machine do not reach it."""
+    bounds = SERVICES[name]["sysctls"]
+
+    assert bounds["net.core.somaxconn"] >= BACKLOG
+    assert bounds["net.ipv4.tcp_max_syn_backlog"] >= BACKLOG
+
+
+def test_a_certificate_that_is_renewed_is_seen():
+    """Its folder is mounted: a mount of the file would keep the old one."""
+    over = yaml.safe_load((DEPLOY / "compose.tls.yaml").read_text())
+    balancer = over["services"]["haproxy"]
+    ((source, target, mode),) = (it.split(":") for it in balancer["volumes"])
+
+    assert (DEPLOY / source).is_dir()
+    assert mode == "ro"
+    assert balancer["environment"]["TLS_CERTIFICATE"] == f"{target}/site.pem"
 
 
 def test_another_network_can_be_chosen_in_one_place():
