@@ -69,6 +69,8 @@ def choose_subprotocol(
         ``broker.v1`` if the client offers it, and the token of its first
         ``bearer.<token>``; None for what is not there.
     """
+    if not offered_header_values:
+        return None, None
     offered = [
         name.strip() for value in offered_header_values for name in value.split(",")
     ]

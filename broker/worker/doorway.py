@@ -86,14 +86,18 @@ class Doorway:
         self._max_frame_bytes = settings.max_frame_bytes
 
     async def open_websocket(
-        self, request: web.BaseRequest, opening: Opening
+        self, request: web.BaseRequest, accept: str, opening: Opening
     ) -> web.StreamResponse:
         """Make a connection of a request for a WebSocket.
 
+        Args:
+            request: The request.
+            accept: What `check_upgrade` has answered to it.
+            opening: What it asks for.
+
         Raises:
-            Refusal: The request is none, or its client may not come in.
+            Refusal: Its client may not come in.
         """
-        accept = check_upgrade(request)
         wanted, dialect = opening.wanted, opening.dialect
         identity = None
         if opening.speaks_first:

@@ -127,7 +127,7 @@ class CouncilEdge:
     ) -> web.StreamResponse:
         if path != ["ws"]:
             raise Refusal("not_found")
-        check_upgrade(request)
+        accept = check_upgrade(request)
         wanted = read_request(request, "", self._settings)
         token = read_token(request, self._settings)
         sessions = self._read_sessions(request)
@@ -135,7 +135,7 @@ class CouncilEdge:
         visit = Visit(self._parts, sessions, reading)
         doorway = Doorway(self._settings, visit)
         opening = Opening(wanted, self._dialect, token)
-        return await doorway.open_websocket(request, opening)
+        return await doorway.open_websocket(request, accept, opening)
 
     def _read_sessions(self, request: web.BaseRequest) -> list[str] | None:
         """What the URL names, else what the settings name."""

@@ -137,12 +137,12 @@ class NativeEdge:
     async def _open_websocket(
         self, request: web.BaseRequest, session: str
     ) -> web.StreamResponse:
-        check_upgrade(request)
+        accept = check_upgrade(request)
         wanted = read_request(request, session, self._settings)
         token = read_token(request, self._settings)
         speaks_first = token is None and self._host.asks_for_tokens
         opening = Opening(wanted, self._websocket, token, speaks_first)
-        return await self._doorway.open_websocket(request, opening)
+        return await self._doorway.open_websocket(request, accept, opening)
 
     async def _open_sse(
         self, request: web.BaseRequest, session: str

@@ -23,7 +23,7 @@ from broker.worker.archive import Archive
 from broker.worker.channels import Start
 from broker.worker.connection import Connection
 from broker.worker.dialect import Dialect, Farewell, close_frame
-from broker.worker.doorway import Opening
+from broker.worker.doorway import Opening, check_upgrade
 from broker.worker.edges.edge import json_response
 from broker.worker.edges.parts import Parts
 from broker.worker.handshake import Refusal, Wanted, check_origin, read_user
@@ -292,7 +292,8 @@ class V0Edge:
         dialect = V0Dialect(self._parts, _read_token(request), refusal)
         greeting = self._greeting()
         opening = Opening(wanted, dialect, speaks_first=True, greeting=greeting)
-        return await self._parts.doorway.open_websocket(request, opening)
+        accept = check_upgrade(request)
+        return await self._parts.doorway.open_websocket(request, accept, opening)
 
     def _greeting(self) -> bytes:
         packet = socketio.open_packet(

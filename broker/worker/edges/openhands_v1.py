@@ -71,45 +71,41 @@ class OpenHandsSockets:
         Raises:
             Refusal: It cannot be done.
         """
-        check_upgrade(request)
+        accept = check_upgrade(request)
         try:
             match path[1:]:
                 case ["events", name]:
-                    return await self._open_events(request, read_session(name))
+                    opening = self._of_events(request, read_session(name))
                 case ["session", name]:
-                    return await self._open_session(request, read_session(name))
+                    opening = self._of_session(request, read_session(name))
                 case _:
                     raise Refusal("not_found")
         except BadQuery as error:
             raise Refusal("bad_request", str(error)) from None
+        return await self._doorway.open_websocket(request, accept, opening)
 
-    async def _open_events(
-        self, request: web.BaseRequest, session: str
-    ) -> web.StreamResponse:
+    def _of_events(self, request: web.BaseRequest, session: str) -> Opening:
         place = Resent(read_resend(request.query), self._settings.max_event_bytes)
-        return await self._open(request, session, EventsDialect(self._desk), place)
+        return self._opening(request, session, EventsDialect(self._desk), place)
 
-    async def _open_session(
-        self, request: web.BaseRequest, session: str
-    ) -> web.StreamResponse:
+    def _of_session(self, request: web.BaseRequest, session: str) -> Opening:
         seq = read_after_seq(request.query)
         dialect = SessionDialect(self._desk, seq)
-        return await self._open(request, session, dialect, AfterSeq(seq))
+        return self._opening(request, session, dialect, AfterSeq(seq))
 
-    async def _open(
+    def _opening(
         self,
         request: web.BaseRequest,
         session: str,
         dialect: SocketDialect,
         place: Place,
-    ) -> web.StreamResponse:
+    ) -> Opening:
         check_origin(request, self._settings)
         key = read_key_of(request)
         arrival = Arrival(self._snapshots, place, dialect)
         wanted = Wanted(session=session, reading=Reading(seek=arrival))
         speaks_first = key is None and self._doorway.host.asks_for_tokens
-        opening = Opening(wanted, dialect, key, speaks_first)
-        return await self._doorway.open_websocket(request, opening)
+        return Opening(wanted, dialect, key, speaks_first)
 
     # Refusals.
 

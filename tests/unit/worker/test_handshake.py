@@ -29,7 +29,15 @@ def test_everything_of_the_query_is_read() -> None:
     start = Start(at=StartAt.LAST_N, count=5)
     reading = Reading(start=start, overflow=Overflow.DROP)
     assert wanted == Wanted(session="s1", user="ann", reading=reading)
-    assert read() == Wanted(session="s1")
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["", "?unknown=1", "?user=&since=&overflow=&consumer=&ack=&presence=&takeover="],
+)
+def test_what_is_not_asked_for_is_as_by_default(query: str) -> None:
+    """No query at all, unknown words and empty values are the same."""
+    assert read(query) == Wanted(session="s1")
 
 
 @pytest.mark.parametrize(
