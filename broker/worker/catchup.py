@@ -191,11 +191,14 @@ class Catchup:
         try:
             return self._take_page(sub)
         except RingCorrupted as error:
-            log.error("ring_corrupted", why=str(error))  # noqa: TRY400
-            self._values[catalog.RING_CORRUPTED.slot] += 1
-            channel.recent = None
+            self._distrust(channel, error)
             self._read_store(sub)
             return 0
+
+    def _distrust(self, channel: Channel, error: RingCorrupted) -> None:
+        log.error("ring_corrupted", why=str(error))
+        self._values[catalog.RING_CORRUPTED.slot] += 1
+        channel.recent = None
 
     def _take_page(self, sub: Subscription) -> int:
         recent, position = self._recent(sub.channel), sub.position
@@ -333,10 +336,14 @@ class Catchup:
         channel = sub.channel
         recent = self._recent(channel)
         count = sub.start.count
-        if recent.walk(self._receiver, FIRST_ID, enough=count + 1):
-            self._again(sub)
-            return 0
-        if len(recent) > count and not recent.has_gaps:
+        try:
+            if recent.walk(self._receiver, FIRST_ID, enough=count + 1):
+                self._again(sub)
+                return 0
+        except RingCorrupted as error:
+            self._distrust(channel, error)
+        is_known = channel.recent is recent and not recent.has_gaps
+        if is_known and len(recent) > count:
             stream_id, _place = recent.at(len(recent) - count - 1)
             self._set_start(sub, stream_id)
         else:

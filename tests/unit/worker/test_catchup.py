@@ -62,6 +62,24 @@ def test_a_resume_below_the_ring_is_read_from_redis(bench: Bench) -> None:
     assert bench.worker_values[catalog.RESUMES.slots["complete", "redis"]] >= 1
 
 
+@pytest.mark.parametrize("start", ["position", "last"])
+def test_a_ring_that_is_damaged_is_not_read(bench: Bench, start: str) -> None:
+    """The same entries come from Redis, and the fault is counted."""
+    joined(bench, 5)
+    segment = bench.ring.segment
+    offset = bench.channel.last & (segment.size - 1)
+    segment.data[offset : offset + 8] = bytes(8)
+    wanted = {
+        "position": from_position(bench, 3),
+        "last": Start(at=StartAt.LAST_N, count=2),
+    }
+    listener = bench.open(wanted[start])
+    bench.serve()
+
+    assert listener.story == ["subscribed", 4, 5, "caught_up"]
+    assert bench.worker_values[catalog.RING_CORRUPTED.slot] >= 1
+
+
 def test_what_one_found_overwritten_is_no_others_hole(bench: Bench) -> None:
     """The index of the ring is cut for one client; one further behind asks Redis."""
     bench.publish(600)
