@@ -16,11 +16,10 @@ import structlog
 from broker.disconnect import Disconnect
 from broker.errors import RingCorrupted
 from broker.metrics import catalog
-from broker.metrics.slots import Row, observe
+from broker.metrics.slots import Row
 from broker.model import FIRST_ID, START, Position, StreamId, id_before
 from broker.ring.receiver import Receiver
 from broker.store.loss import Anchor, Reset, StreamInfo, belongs
-from broker.worker import notices
 from broker.worker.archive import FIRST_COUNT, Archive, SharedRead, next_count
 from broker.worker.asking import Asking
 from broker.worker.channels import (
@@ -34,12 +33,9 @@ from broker.worker.channels import (
 )
 from broker.worker.depth import after_page, at_position
 from broker.worker.hub import Hub
-from broker.worker.pages import (
-    PageBuilder,
-    build_from_store,
-    next_page,
-)
-from broker.worker.recent import Newest, Page, Recent
+from broker.worker.notices import Notices
+from broker.worker.pages import build_once, next_page
+from broker.worker.recent import Page, Recent
 from broker.worker.states import States
 
 log = structlog.get_logger(__name__)
@@ -84,6 +80,7 @@ class Catchup:
         self._asking = Asking(self._loop, self.wake, refuse)
         self._ready: deque[Subscription] = deque()
         self._states = States(values)
+        self._notices = Notices(values)
 
     @property
     def behind(self) -> Iterable[Subscription]:
@@ -135,7 +132,7 @@ class Catchup:
         sub.progress_at = sub.behind_since = self._loop.time()
         if start.at is StartAt.LIVE:
             sub.position = channel.tip
-            self._announce(sub, "live")
+            self._notices.send_subscribed(sub, "live")
             self.set_state(sub, State.LIVE)
             return
         if start.at is StartAt.SINCE:
@@ -240,12 +237,12 @@ class Catchup:
         self, sub: Subscription, page: Page, source: str, resume: str
     ) -> int:
         if not sub.announced:
-            self._announce(sub, resume, source)
+            self._notices.send_subscribed(sub, resume, source)
         if page.data:
             sub.socket.send(page.data)
         if page.held:
             sub.socket.hold(page.held)
-        self._count(page, source)
+        self._notices.count_page(page, source)
         sub.channel.learn_size(len(page.data), page.events)
         sub.reached = after_page(sub, page)
         sub.position = page.end
@@ -286,30 +283,21 @@ class Catchup:
 
     def _go_live(self, sub: Subscription) -> None:
         if not sub.announced:
-            self._announce(sub, "complete", "ring")
-        self._close_hole(sub)
+            self._notices.send_subscribed(sub, "complete", "ring")
+        self._notices.send_hole(sub)
         if sub.replayed or sub.start.at is not StartAt.LIVE:
-            notices.send_caught_up(sub)
-        took_s = self._loop.time() - sub.behind_since
-        observe(self._values, catalog.REPLAY_SECONDS.slot, took_s)
+            self._notices.send_caught_up(sub)
+        self._notices.count_replay(self._loop.time() - sub.behind_since)
         sub.replayed = 0
         sub.anchor = None
         self.set_state(sub, State.LIVE)
 
-    def _close_hole(self, sub: Subscription) -> None:
-        if sub.hole is not None:
-            notices.send_hole(sub)
-            self._values[catalog.DROPS.slots[sub.hole.reason]] += sub.hole.lost
-            sub.hole = None
-
     def _jump(self, sub: Subscription) -> None:
         """Leave out everything up to the tip, as ``overflow=drop`` asks for."""
         tip = sub.channel.tip
-        self._close_hole(sub)
+        self._notices.send_hole(sub)
         if sub.position.id < tip.id:
-            lost = notices.send_dropped(sub, tip)
-            self._values[catalog.DROPS.slots["dropped"]] += lost or 0
-            self._values[catalog.GAPS_UNKNOWN.slot] += lost is None
+            self._notices.send_dropped(sub, tip)
             sub.position = tip
             sub.reached = sub.channel.reached
         self._reach(sub)
@@ -325,9 +313,9 @@ class Catchup:
         if sub.consumer is not None:
             sub.consumer.restart()
         if sub.announced:
-            notices.send_reset(sub)
+            self._notices.send_reset(sub)
         else:
-            self._announce(sub, "reset", "redis")
+            self._notices.send_subscribed(sub, "reset", "redis")
 
     # What needs Redis.
 
@@ -377,24 +365,8 @@ class Catchup:
         if read.entries:
             sub.channel.count = next_count(read.entries)
         anchor = sub.anchor or Anchor.at(sub.position)
-        # Everybody at the same place gets the same bytes: a large entry for a thousand
-        # sockets is one buffer.
-        wire, conflates = sub.socket.format, self._conflates(sub)
-        question = (wire, anchor, sub.hole, conflates)
-        built = shared.built.get(question)
-        if built is None:
-            newest: Newest | None = {} if conflates else None
-            builder = PageBuilder(
-                sub.channel,
-                wire,
-                sub.position,
-                newest,
-                sub.hole,
-                sub.state is State.LAGGING,
-            )
-            built = build_from_store(builder, read, anchor, self._max_event_bytes)
-            if wire.shared:
-                shared.built[question] = built
+        conflates = self._conflates(sub)
+        built = build_once(shared, sub, anchor, conflates, self._max_event_bytes)
         if isinstance(built, Reset):
             if sub.channel.life == shared.life:
                 sub.channel.begin_life()
@@ -424,22 +396,6 @@ class Catchup:
             self._await_tip(sub)
         else:
             self.wake(sub)
-
-    # What the client and the operator see.
-
-    def _announce(self, sub: Subscription, resume: str, source: str = "none") -> None:
-        sub.announced = True
-        notices.send_subscribed(sub, resume)
-        self._values[catalog.RESUMES.slots[resume, source]] += 1
-
-    def _count(self, page: Page, source: str) -> None:
-        values = self._values
-        values[catalog.DELIVERIES.slot] += page.events
-        values[catalog.REPLAYED.slots[source]] += page.events
-        values[catalog.DELIVERED_BYTES.slot] += len(page.data)
-        values[catalog.GAPS_UNKNOWN.slot] += page.unknown
-        for reason, lost in page.lost.items():
-            values[catalog.DROPS.slots[reason]] += lost
 
 
 _RETAINED = Start(at=StartAt.RETAINED)

@@ -16,9 +16,12 @@ from broker.ring.records import (
 )
 from broker.store import loss
 from broker.store.streams import EntryPage
+from broker.worker.archive import SharedRead
 from broker.worker.channels import Channel, State, Subscription
 from broker.worker.hub import gap_data
 from broker.worker.recent import Hole, Newest, Page, Recent
+
+Built = tuple[Page, loss.Anchor, bool] | loss.Reset
 
 PAGE_EVENTS = 128
 PAGE_BYTES = 64 * 1024
@@ -260,12 +263,38 @@ def _add_record(builder: PageBuilder, record: Record) -> None:
         builder.gap(position_of(ms, n, seq), unpack_gap(payload))
 
 
+def build_once(
+    shared: SharedRead,
+    sub: Subscription,
+    anchor: loss.Anchor,
+    conflates: bool,
+    max_event_bytes: int,
+) -> Built:
+    """As `build_from_store`, for everybody at the same place the same bytes.
+
+    A large entry for a thousand sockets is one buffer.
+    """
+    wire = sub.socket.format
+    question = (wire, anchor, sub.hole, conflates)
+    built: Built | None = shared.built.get(question)
+    if built is None:
+        newest: Newest | None = {} if conflates else None
+        lagging = sub.state is State.LAGGING
+        builder = PageBuilder(
+            sub.channel, wire, sub.position, newest, sub.hole, lagging
+        )
+        built = build_from_store(builder, shared.page, anchor, max_event_bytes)
+        if wire.shared:
+            shared.built[question] = built
+    return built
+
+
 def build_from_store(
     builder: PageBuilder,
     read: EntryPage,
     anchor: loss.Anchor,
     max_event_bytes: int,
-) -> tuple[Page, loss.Anchor, bool] | loss.Reset:
+) -> Built:
     """A page of entries that were read from Redis, with what is missing among them.
 
     Args:
