@@ -11,6 +11,7 @@ import aiohttp
 from broker.config import Settings
 from broker.control.jwks import FETCH_TIMEOUT_S, BadKeySet, KeySet
 from broker.doctor.finding import Finding, fail, ok
+from broker.errors import ConfigError
 
 CHECK: Final = "jwks"
 WAY: Final = (
@@ -35,13 +36,13 @@ async def check_tokens(settings: Settings) -> list[Finding]:
 
     Returns:
         Nothing where tokens are not checked with a key set.
-
-    Raises:
-        ConfigError: The URL cannot be used; the broker would not start with it.
     """
     if settings.auth != "jwt" or not settings.jwt_jwks_url:
         return []
-    keys = KeySet(settings.jwt_jwks_url, settings.jwks_cache_s)
+    try:
+        keys = KeySet(settings.jwt_jwks_url, settings.jwks_cache_s)
+    except ConfigError as error:  # Its text repeats nothing of the URL.
+        return [fail(CHECK, str(error), WAY)]
     where = _shown(settings.jwt_jwks_url)
     try:
         count = await keys.fetch()
@@ -75,6 +76,7 @@ def _judge(error: Exception) -> tuple[str, str]:
 
 
 def _shown(url: str) -> str:
-    """Without user, password and query, which may be secret."""
+    """Without user, password and query; a password may have a slash in it."""
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    where = f"{parts.netloc}{parts.path}".rpartition("@")[2]
+    return f"{parts.scheme}://{where}"

@@ -135,11 +135,11 @@ class Pump:
             stream_id, fields = entry
             ms, n = stream_id
             watched.looked = True
-            watched.empty_rings = 0
-            watched.anchor = Anchor(stream_id, added + 1, stream_id, 0)
             self._oldest_ms = self._oldest_ms or ms
             size = self._append_entry(watched, ms, n, added + 1, fields)
             self._note_entries(watched, 1, size)
+            watched.anchor = Anchor(stream_id, added + 1, stream_id, 0)
+            watched.empty_rings = 0
 
     def _look_closer(self, watched: Watched, key_read: KeyRead, added: int) -> None:
         """After a glance that showed anything but one entry more."""

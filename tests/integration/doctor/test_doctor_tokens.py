@@ -21,7 +21,6 @@ from broker.control import jwks
 from broker.control.jwks import KEY_SET_BYTES_MAX
 from broker.doctor.finding import Finding
 from broker.doctor.tokens import check_tokens
-from broker.errors import ConfigError
 from broker.store.embedded import free_port
 from tests.conftest import StartRedis
 from tests.harness.certificates import Authority
@@ -245,10 +244,23 @@ async def test_nothing_is_said_where_no_key_set_is_used(given: dict[str, Any]) -
     assert await check_tokens(settings(**given)) == []
 
 
-async def test_url_that_is_none_is_refused() -> None:
-    """As it is when the broker starts."""
-    with pytest.raises(ConfigError, match="BROKER_JWT_JWKS_URL"):
-        await check_tokens(settings(auth="jwt", jwt_jwks_url="ftp://h/canary"))
+async def test_url_that_is_none_fails() -> None:
+    """As it does when the broker starts; what else was found is still said."""
+    given = settings(auth="jwt", jwt_jwks_url="ftp://h/canary")
+    (finding,) = await check_tokens(given)
+
+    assert finding.verdict == "fail"
+    assert "BROKER_JWT_JWKS_URL" in finding.text
+    assert "canary" not in finding.text
+
+
+async def test_part_of_a_password_is_not_shown() -> None:
+    """With a slash in it a part of it looks like a path."""
+    url = "http://svc:12/canary@127.0.0.1:1/keys"
+    (finding,) = await check_tokens(settings(auth="jwt", jwt_jwks_url=url))
+
+    assert finding.verdict == "fail"
+    assert "canary" not in finding.text + finding.advice
 
 
 class TestCommand:
