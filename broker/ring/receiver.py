@@ -9,6 +9,7 @@ import msgspec
 
 from broker.errors import RingCorrupted
 from broker.ring import layout
+from broker.ring.records import EVENT_HEAD
 from broker.ring.segment import Segment
 
 
@@ -48,6 +49,10 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
 Link = tuple[int, int, int, int, int, int]
 """Position, kind, channel number, stream id ms and n, and the position before."""
+
+EventId = tuple[int, int, int]
+"""Stream id ms and n, and the ordinal: 0 where it is not known."""
+NO_EVENT: EventId = (0, 0, 0)
 
 
 class Receiver:
@@ -219,6 +224,51 @@ class Receiver:
             if self._checksums:
                 self._verify(position, layout.RECORD.pack(*header) + payload, checksum)
             yield Record(position, kind, channel, ms, n, seq, prev, stamp, payload)
+
+    def frames(
+        self, positions: Iterable[int], most: int, most_bytes: int
+    ) -> tuple[list[bytes], EventId]:
+        """The frames of EVENT records, for who sends them as they are.
+
+        It ends before anything else: another kind of record, a transient event, one
+        that is gone, wraps around the end or breaks the layout. `read_all` says which
+        it is. A page costs a quarter of what it costs by records.
+
+        Args:
+            positions: Ring positions of records.
+            most: How many frames at most.
+            most_bytes: After so many bytes no further frame is begun.
+
+        Returns:
+            The frames, and what the last of them is.
+        """
+        frames: list[bytes] = []
+        last = NO_EVENT
+        segment, words = self._segment, self._segment.words
+        data, memory, size = segment.data, segment.memory, segment.size
+        unpack, head_bytes = EVENT_HEAD.unpack_from, EVENT_HEAD.size
+        lengths, event, room = self._lengths, int(layout.Kind.EVENT), most_bytes
+        for position in () if self._checksums else positions:
+            offset = position & size - 1
+            if offset + head_bytes > size:
+                break
+            head = unpack(data, offset)
+            word, _, _, ms, n, seq, _, _, transient, _, key, length = head
+            begin, end = offset + head_bytes + key, offset + (word >> 8)
+            # It may be garbage until the claim has been looked at.
+            is_whole = word >> 8 in lengths and begin + length <= end <= size
+            if word & 0xFF != event or transient or not is_whole:
+                break
+            begin += layout.HEADER_BYTES
+            frame = memory[begin : begin + length]
+            if position < words[layout.CLAIM] - size:
+                break
+            frames.append(frame)
+            last = (ms, n, seq)
+            room -= length
+            if room <= 0 or len(frames) == most:
+                break
+        return frames, last
 
     def _check(self, position: int, kind: int, length: int) -> None:
         if kind not in layout.KINDS:

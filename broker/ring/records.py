@@ -8,8 +8,11 @@ import msgspec
 
 from broker.entry import SKIP_REASONS, Skipped
 from broker.model import Position
+from broker.ring import layout
 
 _EVENT = struct.Struct("=BBHI")
+EVENT_HEAD = struct.Struct(layout.RECORD.format + _EVENT.format.lstrip("="))
+"""The head of an EVENT record and that of its payload, in one look."""
 _GAP = struct.Struct("=QQQQQQQBB")
 _JOIN = struct.Struct("=IQQQQQIIBH")
 _REFUSED = struct.Struct("=IQH")

@@ -20,8 +20,9 @@ class Segment:
         total = os.fstat(fd).st_size
         self.size = total - layout.HEADER_BYTES
         layout.check_size(self.size)
-        self._mmap = mmap.mmap(fd, total)
-        self._memory = memoryview(self._mmap)
+        self.memory = mmap.mmap(fd, total)
+        """All of it, the header included; slices of it are copies."""
+        self._memory = memoryview(self.memory)
         self.words = self._memory[: layout.HEADER_BYTES].cast("Q")
         self.data = self._memory[layout.HEADER_BYTES :]
         if self.words[layout.VERSION] != layout.LAYOUT_VERSION:
@@ -55,13 +56,13 @@ class Segment:
         start = layout.HEADER_BYTES
         # Slices of the mmap itself: half the time of bytes(memoryview[...]).
         if end <= self.size:
-            return self._mmap[start + offset : start + end]
-        rest = self._mmap[start : start + end - self.size]
-        return self._mmap[start + offset : start + self.size] + rest
+            return self.memory[start + offset : start + end]
+        rest = self.memory[start : start + end - self.size]
+        return self.memory[start + offset : start + self.size] + rest
 
     def close(self) -> None:
         """Unmap the memory; the descriptor stays with its owner."""
         self.words.release()
         self.data.release()
         self._memory.release()
-        self._mmap.close()
+        self.memory.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from broker.entry import Event, Skipped, read_entry
 from broker.model import FIRST_ID, Position, StreamId
-from broker.protocols.formats import Format
+from broker.protocols.formats import NATIVE, Format
 from broker.ring.layout import Kind
 from broker.ring.receiver import Receiver, Record
 from broker.ring.records import (
@@ -53,7 +53,7 @@ class PageBuilder:
         self._wire = wire
         self._newest = newest
         self._editor = wire.editor(lagging)
-        self._simple = newest is None and self._editor is None
+        self._is_plain = newest is None and self._editor is None
         self._parts: list[bytes] = []
         self._hole = hole
         self._lost: dict[str, int] = {}
@@ -67,17 +67,21 @@ class PageBuilder:
         """Whether the page is large enough."""
         return self.events >= PAGE_EVENTS or self.size >= PAGE_BYTES
 
-    def plain(self, record: Record) -> bool:
-        """Add an EVENT record if it is one that is simply sent; most of them are."""
-        if not self._simple or self._hole is not None or record.payload[0]:
-            return False
-        ms, n, seq = record.ms, record.n, record.seq
-        frame = self._wire.recorded(ms, n, seq, record.payload)
-        self._parts.append(frame)
-        self.size += len(frame)
-        self.events += 1
-        self.position = position_of(ms, n, seq)
-        return True
+    def take(self, receiver: Receiver, places: list[int]) -> int:
+        """Add the records that are simply sent, up to the first one that is not.
+
+        Returns:
+            How many; where the format has frames of its own, none.
+        """
+        if self._wire is not NATIVE or not self._is_plain or self._hole is not None:
+            return 0
+        frames, last = receiver.frames(places, PAGE_EVENTS, PAGE_BYTES)
+        if frames:
+            self._parts += frames
+            self.size += sum(map(len, frames))
+            self.events += len(frames)
+            self.position = position_of(*last)
+        return len(frames)
 
     def event(self, ms: int, n: int, seq: int, event: Event) -> None:
         """Add an entry, or the hole that stands for it."""
@@ -90,6 +94,9 @@ class PageBuilder:
 
     def recorded(self, ms: int, n: int, seq: int, payload: bytes) -> None:
         """The same for the payload of an EVENT record."""
+        if self._is_plain and not payload[0]:
+            self._frame(self._wire.recorded(ms, n, seq, payload), ms, n, seq)
+            return
         event = unpack_event(payload)
         reason = self._left_out((ms, n), event.key, event.transient)
         if reason:
@@ -215,16 +222,17 @@ def page_from_ring(
         only, has been overwritten just now, or is a gap that begins earlier.
     """
     first = recent.after(builder.position)
-    added = 0
     held: Record | None = None
-    plain = builder.plain
     places = recent.places(first, PLACES_MAX)
-    for index, record in enumerate(receiver.read_all(places), first):
+    added = builder.take(receiver, places)
+    if builder.full and not recent.is_twin(first + added):
+        return builder.finish()
+    rest = receiver.read_all(places[added:])
+    for index, record in enumerate(rest, first + added):
         if record is None:
             recent.cut(index)
             break
-        is_event = record.kind == _EVENT
-        if not is_event:
+        if record.kind != _EVENT:
             if record.kind == _REFERENCE:
                 break
             if not added and _overlaps(record, builder.position, recent):
@@ -236,8 +244,7 @@ def page_from_ring(
         if held is not None:
             _add_record(builder, held)
             held = None
-        if not (is_event and plain(record)):
-            _add_record(builder, record)
+        _add_record(builder, record)
         added += 1
         if builder.full and not recent.is_twin(index + 1):
             break
