@@ -145,6 +145,7 @@ def _ask(server: Prometheus) -> Findings:
         for name, board in DASHBOARDS.items()
     }
     if WANTED:
+        Path(WANTED).mkdir(parents=True, exist_ok=True)
         Path(WANTED, "panels.txt").write_text(p.report(answers), "utf-8")
         text = json.dumps([asdict(answer) for answer in answers])
         Path(WANTED, "panels.json").write_text(text, "utf-8")
