@@ -232,7 +232,7 @@ class Receiver:
 
         It ends before anything else: another kind of record, a transient event, one
         that is gone, wraps around the end or breaks the layout. `read_all` says which
-        it is. A page costs a quarter of what it costs by records.
+        it is. A page costs a third of what it costs by records.
 
         Args:
             positions: Ring positions of records.
