@@ -44,6 +44,8 @@ VERSION = 40
 
 RECORD = struct.Struct("=QIIQQQQQ")
 RECORD_BYTES = RECORD.size
+LINK = struct.Struct("=QI4xQQ8xQ8x")
+"""The same without checksum, ordinal and time: what a walk over many looks at."""
 CHECKSUM_OFFSET = 12
 
 ALIGNMENT = 8
@@ -78,6 +80,8 @@ class Kind(IntEnum):
 
 
 KINDS = frozenset(int(kind) for kind in Kind)
+ENTRIES = frozenset(map(int, (Kind.EVENT, Kind.REFERENCE, Kind.SKIPPED)))
+"""Records that stand for one entry of the stream each."""
 
 
 def aligned(length: int) -> int:

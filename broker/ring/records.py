@@ -11,8 +11,9 @@ from broker.model import Position
 from broker.ring import layout
 
 _EVENT = struct.Struct("=BBHI")
-EVENT_HEAD = struct.Struct(layout.RECORD.format + _EVENT.format.lstrip("="))
-"""The head of an EVENT record and that of its payload, in one look."""
+FRAME_HEAD = struct.Struct(f"=Q{layout.RECORD_BYTES - 8}xBxHI")
+"""Of an EVENT record what its frame is found by: the first word, then whether it is
+transient and the lengths of key and frame."""
 _GAP = struct.Struct("=QQQQQQQBB")
 _JOIN = struct.Struct("=IQQQQQIIBH")
 _REFUSED = struct.Struct("=IQH")

@@ -14,7 +14,7 @@ from broker.metrics import catalog
 from broker.metrics.slots import Row, observe
 from broker.model import START
 from broker.process import ExitStatus
-from broker.ring.layout import Kind
+from broker.ring.layout import ENTRIES, Kind
 from broker.ring.receiver import Lapped, NewGeneration, Receiver, Record
 from broker.ring.records import (
     position_of,
@@ -28,7 +28,7 @@ from broker.worker.catchup import Catchup
 from broker.worker.channels import UNCOUNTED, Channel, Channels, State
 from broker.worker.hub import Hub
 from broker.worker.link import Link
-from broker.worker.recent import ENTRIES, Recent
+from broker.worker.recent import Recent
 
 log = structlog.get_logger(__name__)
 

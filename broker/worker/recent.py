@@ -21,9 +21,6 @@ PAGE_BYTES = 512
 Newest = dict[bytes, StreamId]
 """The newest id per key, where older entries of a key are conflated."""
 
-ENTRIES = frozenset({Kind.EVENT, Kind.REFERENCE, Kind.SKIPPED})
-"""Records that stand for one entry of the stream each."""
-
 _RESET = int(Kind.RESET)
 _GAP = int(Kind.GAP)
 _ENDS = (int(Kind.BASE), int(Kind.RESET))
@@ -161,10 +158,18 @@ class Recent:
         self, receiver: Receiver, until: StreamId, most: int
     ) -> tuple[list[StreamId], list[int]]:
         """Ids and places of further records, the newest first, at most *most*."""
-        ids: list[StreamId] = []
-        places: list[int] = []
         room, channel = INDEX_MAX - len(self), self._number
-        following, self._next = self._next, 0
+        ids, places, following = receiver.entries_back(
+            self._next, channel, self._below, until, min(room, most)
+        )
+        self._next = 0
+        if ids:
+            self._below = ids[-1]
+            if len(ids) >= room:
+                return ids, places
+            if ids[-1] <= until or len(ids) == most:
+                self._next = following
+                return ids, places
         for place, kind, number, ms, n, prev in receiver.chain(following):
             stream_id = (ms, n)
             if number != channel or stream_id > self._below:

@@ -15,7 +15,7 @@ from broker.ring.receiver import NO_EVENT, Receiver
 from broker.ring.records import pack_event, unpack_frame
 from broker.ring.segment import Segment
 from broker.ring.transmitter import Transmitter
-from tests.unit.ring.peer import damage, lap
+from tests.unit.ring.peer import advance, damage, lap
 
 FRAME = b'\x81\x0a{"id":"1"}'
 MANY, LARGE = 1000, 10**9
@@ -36,17 +36,6 @@ def put_other(transmitter: Transmitter, kind: Kind) -> int:
     place = transmitter.append(kind, 7, 9, 0, 0, 0, bytes(64))
     transmitter.commit()
     return place
-
-
-def advance(transmitter: Transmitter, end: int) -> None:
-    """Fill the ring until the next record begins *end* bytes before it turns round."""
-    room = (-transmitter.tail - end - layout.RECORD_BYTES) % layout.MIN_SIZE
-    while room > 100_000:
-        transmitter.append(Kind.BASE, 7, 0, 0, 0, 0, bytes(100_000))
-        transmitter.commit()
-        room -= 100_000 + layout.RECORD_BYTES
-    transmitter.append(Kind.BASE, 7, 0, 0, 0, 0, bytes(room))
-    transmitter.commit()
 
 
 @settings(max_examples=200, deadline=None)
