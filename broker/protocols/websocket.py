@@ -6,6 +6,7 @@ opening handshake stands in ``handshake`` and can be had from here as well.
 
 from __future__ import annotations
 
+import struct
 from codecs import utf_8_decode
 from typing import Final
 
@@ -62,6 +63,7 @@ _MASK_BYTES = 4
 
 # A header per length: 0.02 us instead of 0.07 to build one.
 _SHORT_TEXT_HEADERS = tuple(bytes((_FIN | TEXT, size)) for size in range(126))
+_MEDIUM_TEXT_HEADER = struct.Struct(">HH").pack
 
 
 class FrameError(ProtocolError):
@@ -83,7 +85,7 @@ def text_frame(payload: bytes) -> bytes:
     if size < 126:
         return _SHORT_TEXT_HEADERS[size] + payload
     if size < 65536:
-        return b"\x81\x7e" + size.to_bytes(2, "big") + payload
+        return _MEDIUM_TEXT_HEADER(0x817E, size) + payload
     return b"\x81\x7f" + size.to_bytes(8, "big") + payload
 
 

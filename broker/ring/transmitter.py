@@ -89,10 +89,10 @@ class Transmitter:
             self.commit()
         now = monotonic_ns()
         header = _pack(padded << 8 | kind, channel, 0, ms, n, seq, prev, now)
-        record = header + payload + _PADDING[padded - length]
+        parts: tuple[bytes, ...] = (header, payload, _PADDING[padded - length])
         if self._checksums:
-            record = sealed(record, self.generation)
-        self._pending.append(record)
+            parts = (sealed(b"".join(parts), self.generation),)
+        self._pending += parts
         self.tail = position + padded
         return position
 
