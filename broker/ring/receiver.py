@@ -148,6 +148,8 @@ class Receiver:
             record = self.read(position)
             if record is None:
                 return
+            if record.prev >= position:
+                raise RingCorrupted(position, "its link goes forward")
             yield (
                 position,
                 record.kind,
@@ -169,9 +171,9 @@ class Receiver:
         """Walk a chain back over records that stand for one entry each.
 
         It ends before anything else: another kind of record, or of another channel, an
-        id out of order, one that wraps around the end or breaks the layout. `chain`
-        says which it is. After an outage every client makes a worker walk, and this
-        costs a third per record.
+        id out of order, a link that goes forward, a head that wraps around the end.
+        `chain` says which it is. What a record holds is left to who reads it. After an
+        outage every client makes a worker walk, and this costs a third per record.
 
         Args:
             position: Ring position of the newest record.

@@ -222,7 +222,7 @@ def page_from_ring(
         only, has been overwritten just now, or is a gap that begins earlier.
     """
     first = recent.after(builder.position)
-    held: Record | None = None
+    held: list[Record] = []
     places = recent.places(first, PLACES_MAX)
     added = builder.take(receiver, places)
     if builder.full and not recent.is_twin(first + added):
@@ -239,12 +239,11 @@ def page_from_ring(
                 break
             if record.kind == _GAP and not record.seq:
                 # No page may end here: the next one would begin with the same gap.
-                held = record
+                held.append(record)
                 continue
-        if held is not None:
-            _add_record(builder, held)
-            held = None
-        _add_record(builder, record)
+        for one in (*held, record):
+            _add_record(builder, one)
+        held.clear()
         added += 1
         if builder.full and not recent.is_twin(index + 1):
             break

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from broker.model import FIRST_ID, LAST_ID, Position, StreamId
 from broker.protocols.formats import Format
 from broker.ring.layout import Kind
-from broker.ring.receiver import Receiver
+from broker.ring.receiver import Link, Receiver
 from broker.ring.records import position_of, unpack_event
 
 INDEX_MAX = 20_000
@@ -149,6 +149,7 @@ class Recent:
         Raises:
             RingCorrupted: The chain runs into something that is no record.
         """
+        enough = min(enough, INDEX_MAX)
         if self.wants(until) and len(self) < enough:
             most = min(enough - len(self), STEPS_PER_TURN)
             self._take(*self._collect(receiver, until, most))
@@ -158,36 +159,42 @@ class Recent:
         self, receiver: Receiver, until: StreamId, most: int
     ) -> tuple[list[StreamId], list[int]]:
         """Ids and places of further records, the newest first, at most *most*."""
-        room, channel = INDEX_MAX - len(self), self._number
-        ids, places, following = receiver.entries_back(
-            self._next, channel, self._below, until, min(room, most)
-        )
-        self._next = 0
-        if ids:
-            self._below = ids[-1]
-            if len(ids) >= room:
-                return ids, places
-            if ids[-1] <= until or len(ids) == most:
-                self._next = following
-                return ids, places
-        for place, kind, number, ms, n, prev in receiver.chain(following):
-            stream_id = (ms, n)
-            if number != channel or stream_id > self._below:
+        ids: list[StreamId] = []
+        places: list[int] = []
+        following, self._next = self._next, 0
+        while following:
+            found, at, following = receiver.entries_back(
+                following, self._number, self._below, until, most - len(ids)
+            )
+            if found:
+                ids += found
+                places += at
+                self._below = found[-1]
+            if self._below <= until or len(ids) == most:
                 break
-            self._below = stream_id
-            if kind in _ENDS:
-                self.begins_anew = kind == _RESET
+            # Here is what is no plain entry; behind it there may be many again.
+            link = next(receiver.chain(following), None)
+            following = 0 if link is None else self._look_at(link, ids, places)
+            if self._below <= until or len(ids) == most:
                 break
-            if kind == _GAP:
-                self._gaps.add(place)
-            ids.append(stream_id)
-            places.append(place)
-            if len(ids) >= room:
-                break
-            if stream_id <= until or len(ids) == most:
-                self._next = prev
-                break
+        self._next = following
         return ids, places
+
+    def _look_at(self, link: Link, ids: list[StreamId], places: list[int]) -> int:
+        """Take up one record of any kind; returns where to go on, 0 for nowhere."""
+        place, kind, number, ms, n, before = link
+        stream_id = (ms, n)
+        if number != self._number or stream_id > self._below:
+            return 0
+        self._below = stream_id
+        if kind in _ENDS:
+            self.begins_anew = kind == _RESET
+            return 0
+        if kind == _GAP:
+            self._gaps.add(place)
+        ids.append(stream_id)
+        places.append(place)
+        return before
 
     def _take(self, ids: list[StreamId], places: list[int]) -> None:
         """Put what was collected before what is there, and only then move the floor."""
@@ -270,7 +277,10 @@ class Recent:
     def cut(self, index: int) -> None:
         """Forget the records up to *index*: the ring has overwritten them."""
         self._newest = None
-        self.floor = max(self.floor, self._ids[index])
+        ms, n = self._ids[index]
+        # Who stands at the id of a gap may not have been told of it.
+        is_gap = self._places[index] in self._gaps
+        self.floor = max(self.floor, (ms, n + 1) if is_gap else (ms, n))
         self._next = 0  # What is older is gone as well: a walk would lower the floor.
         self._gaps.difference_update(self._places[: index + 1])
         del self._ids[: index + 1]

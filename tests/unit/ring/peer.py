@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 from broker.ring import layout
 from broker.ring.layout import Kind
 from broker.ring.receiver import Receiver, Record
@@ -35,6 +37,21 @@ def damage(segment: Segment, position: int, offset: int, new: bytes) -> None:
     """Overwrite bytes of the record at *position*."""
     at = (position + offset) & (segment.size - 1)
     segment.data[at : at + len(new)] = new
+
+
+class LappedWhileReading:
+    """A struct that is read while the writer laps the reader."""
+
+    def __init__(self, real: struct.Struct, segment: Segment) -> None:
+        self._real = real
+        self._segment = segment
+        self.size = real.size
+
+    def unpack_from(self, data: memoryview, offset: int) -> tuple[int, ...]:
+        """Read, and by then everything that was there is gone."""
+        fields = self._real.unpack_from(data, offset)
+        self._segment.words[layout.CLAIM] += 2 * self._segment.size
+        return fields
 
 
 def lap(transmitter: Transmitter) -> None:

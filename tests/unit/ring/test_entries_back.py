@@ -15,7 +15,7 @@ from broker.ring.layout import ENTRIES, Kind
 from broker.ring.receiver import Receiver
 from broker.ring.segment import Segment
 from broker.ring.transmitter import Transmitter
-from tests.unit.ring.peer import advance, damage, lap
+from tests.unit.ring.peer import LappedWhileReading, advance, damage, lap
 
 CHANNEL, OTHER, MANY = 7, 8, 1000
 LINK = 40
@@ -134,7 +134,7 @@ def test_it_ends_where_enough_was_found(chain: Chain) -> None:
     assert chain.back(most=0) == ([], [], chain.places[4])
 
 
-@pytest.mark.parametrize("kind", sorted(set(layout.KINDS) - ENTRIES))
+@pytest.mark.parametrize("kind", [Kind.GAP, Kind.RESET, Kind.BASE, Kind.JOIN, 0, 10])
 def test_it_ends_before_another_kind(segment: Segment, kind: int) -> None:
     """What stands for no entry has to be looked at."""
     chain = Chain(segment)
@@ -183,6 +183,15 @@ def test_what_may_be_overwritten_is_not_believed(
     segment.words[layout.CLAIM] = edge + segment.size + 8
     assert chain.back() == (*chain.from_to(3), 0)
     assert chain.back(most=4) == (*chain.from_to(3), 0)
+
+
+def test_what_is_overwritten_meanwhile_is_not_believed(
+    segment: Segment, chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The claim is looked at when everything has been read."""
+    monkeypatch.setattr(layout, "LINK", LappedWhileReading(layout.LINK, segment))
+
+    assert chain.back() == ([], [], 0)
 
 
 @pytest.mark.parametrize("end", [8, 48, 56])

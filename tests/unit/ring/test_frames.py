@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import struct
+from types import ModuleType
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.ring import layout
+from broker.ring import layout, receiver
 from broker.ring.layout import Kind
 from broker.ring.receiver import NO_EVENT, Receiver
 from broker.ring.records import pack_event, unpack_frame
 from broker.ring.segment import Segment
 from broker.ring.transmitter import Transmitter
-from tests.unit.ring.peer import advance, damage, lap
+from tests.unit.ring.peer import LappedWhileReading, advance, damage, lap
 
 FRAME = b'\x81\x0a{"id":"1"}'
 MANY, LARGE = 1000, 10**9
@@ -45,7 +46,7 @@ def test_they_are_those_of_the_records(
 ) -> None:
     """One after the other, wherever in the ring; but for one that turns round."""
     segment = Segment.create(layout.MIN_SIZE)
-    transmitter, receiver = Transmitter(segment), Receiver(segment)
+    transmitter, reader = Transmitter(segment), Receiver(segment)
     advance(transmitter, 64 * blocks)
     places = [
         transmitter.append(Kind.EVENT, 7, ms, 1, 2, 0, pack_event(frame, 2, key, False))
@@ -54,10 +55,10 @@ def test_they_are_those_of_the_records(
     transmitter.commit()
     frames: list[bytes] = []
     while len(frames) < len(places):
-        found, last = receiver.frames(places[len(frames) :], MANY, LARGE)
+        found, last = reader.frames(places[len(frames) :], MANY, LARGE)
         frames += found
         assert last == ((len(frames) - 1, 1, 2) if found else NO_EVENT)
-        rest = receiver.read_all(places[len(frames) :])
+        rest = reader.read_all(places[len(frames) :])
         frames += [unpack_frame(it.payload) for it in rest if it][:1]
 
     assert frames == [frame for _key, frame in events]
@@ -86,25 +87,49 @@ def test_they_end_before_a_transient_event(segment: Segment) -> None:
 
 def test_they_end_where_enough_was_read(segment: Segment) -> None:
     """By number, and by bytes: the frame that fills the page is still in it."""
-    transmitter, receiver = Transmitter(segment), Receiver(segment)
+    transmitter, reader = Transmitter(segment), Receiver(segment)
     places = [put(transmitter, ms) for ms in range(5)]
 
-    assert receiver.frames(places, 3, LARGE)[0] == [FRAME] * 3
-    assert receiver.frames(places, MANY, len(FRAME) + 1)[0] == [FRAME] * 2
-    assert receiver.frames(places, MANY, len(FRAME))[0] == [FRAME]
+    assert reader.frames(places, 3, LARGE)[0] == [FRAME] * 3
+    assert reader.frames(places, MANY, len(FRAME) + 1)[0] == [FRAME] * 2
+    assert reader.frames(places, MANY, len(FRAME))[0] == [FRAME]
 
 
 def test_what_is_gone_is_not_there(segment: Segment) -> None:
     """Another event begins in the same place: it is none of this channel."""
-    transmitter, receiver = Transmitter(segment), Receiver(segment)
+    transmitter, reader = Transmitter(segment), Receiver(segment)
     place = put(transmitter, 1)
     lap(transmitter)
     advance(transmitter, -place % layout.MIN_SIZE)
     again = put(transmitter, 2)
 
     assert (again - place) % layout.MIN_SIZE == 0
-    assert receiver.frames([again], MANY, LARGE) == ([FRAME], (2, 1, 3))
-    assert receiver.frames([place], MANY, LARGE) == ([], NO_EVENT)
+    assert reader.frames([again], MANY, LARGE) == ([FRAME], (2, 1, 3))
+    assert reader.frames([place], MANY, LARGE) == ([], NO_EVENT)
+
+
+def test_one_that_is_gone_casts_doubt_on_all(segment: Segment) -> None:
+    """The oldest goes first: who looks at each by itself finds out which are left."""
+    transmitter = Transmitter(segment)
+    places = [put(transmitter, 1), put(transmitter, 2)]
+    segment.words[layout.CLAIM] = places[1] + segment.size
+
+    assert Receiver(segment).frames(places, MANY, LARGE) == ([], NO_EVENT)
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [(receiver, "FRAME_HEAD"), (layout, "RECORD")]
+)
+def test_what_is_overwritten_meanwhile_is_not_believed(
+    segment: Segment, monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str
+) -> None:
+    """Neither the frames nor what the last of them is."""
+    place = put(Transmitter(segment), 1)
+    monkeypatch.setattr(
+        module, name, LappedWhileReading(getattr(module, name), segment)
+    )
+
+    assert Receiver(segment).frames([place], MANY, LARGE) == ([], NO_EVENT)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from broker.ring.transmitter import Transmitter
 from tests.unit.ring.peer import EVERY_CHANNEL, append, damage, drain, lap, send
 
 WORD = struct.Struct("=Q")
+LINK_OFFSET = 40
 
 # Short, or so long that a few of them fill the ring.
 LENGTHS = st.integers(0, 200) | st.integers(100_000, layout.MIN_SIZE // 8 - 56)
@@ -268,6 +269,17 @@ def test_impossible_first_word_is_corruption(segment: Segment, word: int) -> Non
         next(receiver.chain(position))
     assert drained.value.position == read.value.position == position
     assert linked.value.position == position
+
+
+@pytest.mark.parametrize("forward", [0, 64])
+def test_a_link_that_goes_forward_is_corruption(segment: Segment, forward: int) -> None:
+    """A walk along it would never come to an end."""
+    transmitter = Transmitter(segment)
+    (position,) = send(transmitter, b"payload")
+    damage(segment, position, LINK_OFFSET, WORD.pack(position + forward))
+
+    with pytest.raises(RingCorrupted, match="goes forward"):
+        list(Receiver(segment).chain(position))
 
 
 @settings(max_examples=60, deadline=None)

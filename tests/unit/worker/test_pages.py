@@ -215,6 +215,32 @@ def test_no_page_ends_with_a_gap_that_has_no_ordinal(ring: Ring) -> None:
     assert names(whole) == ["e", "gap", "e"]
 
 
+def test_every_gap_without_an_ordinal_is_told(ring: Ring) -> None:
+    """Also if one comes right behind the other."""
+    ring.base()
+    ring.event(1)
+    bare = Position(id_of(1))
+    ring.append(Kind.GAP, bare, pack_gap(gap(1, 3)))
+    ring.append(Kind.GAP, bare, pack_gap(gap(2, 5)))
+    ring.event(5)
+    page = from_ring(ring, 5, builder(0))
+    assert page is not None
+    assert names(page) == ["e", "gap", "gap", "e"]
+    assert page.lost == {"trimmed": 3}
+
+
+def test_no_page_ends_between_an_entry_and_the_gap_at_its_id(ring: Ring) -> None:
+    """Though it is full: the next page would begin behind the gap."""
+    ring.base()
+    ring.events(1, PAGE_EVENTS)
+    bare = Position(id_of(PAGE_EVENTS))
+    ring.append(Kind.GAP, bare, pack_gap(gap(PAGE_EVENTS, PAGE_EVENTS + 4)))
+    ring.event(PAGE_EVENTS + 4)
+    page = from_ring(ring, PAGE_EVENTS + 4, builder(0))
+    assert page is not None
+    assert names(page)[PAGE_EVENTS - 1 :] == ["e", "gap", "e"]
+
+
 def test_a_reference_ends_the_page(ring: Ring) -> None:
     """An entry too large for the ring is fetched from the store."""
     ring.base()

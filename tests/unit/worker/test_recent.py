@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from broker.model import FIRST_ID
+import pytest
+
+from broker.model import FIRST_ID, Position
 from broker.protocols.formats import NATIVE
 from broker.ring.layout import Kind
+from broker.ring.records import pack_gap
 from broker.worker import recent as module
 from broker.worker.recent import Page, Recent
-from tests.unit.worker.parts import Ring, at, id_of
+from tests.unit.worker.parts import Ring, at, gap, id_of
 
 
 def walked(ring: Ring, tip: int, until: int = 0) -> Recent:
@@ -105,6 +108,45 @@ def test_cutting_moves_the_floor(ring: Ring) -> None:
     assert ordinals(recent) == [3, 4]
     assert recent.covers(id_of(2))
     assert not recent.covers(id_of(1))
+
+
+def test_cutting_a_gap_leaves_its_id_to_redis(ring: Ring) -> None:
+    """A gap may stand at the id of the entry before it, whose readers still want it."""
+    ring.base()
+    ring.event(1)
+    ring.append(Kind.GAP, Position(id_of(1)), pack_gap(gap(1, 5)))
+    ring.event(5)
+    recent = walked(ring, 5)
+    recent.cut(1)
+    assert ordinals(recent) == [5]
+    assert not recent.covers(id_of(1))
+    assert recent.covers(id_of(5))
+
+
+def test_the_index_is_bounded(ring: Ring, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is further behind than that reads the store."""
+    monkeypatch.setattr(module, "INDEX_MAX", 10)
+    ring.base()
+    ring.events(1, 30)
+    recent = walked(ring, 30)
+    assert ordinals(recent) == [*range(21, 31)]
+    assert not recent.covers(id_of(20))
+
+
+def test_the_walk_goes_on_behind_what_is_no_plain_entry(ring: Ring) -> None:
+    """Gaps are in the index like entries, wherever they stand."""
+    ring.base()
+    ring.events(1, 3)
+    ring.gap(3, 7)
+    ring.gap(6, 9)
+    ring.events(9, 11)
+    ring.gap(11, 14)
+    recent = walked(ring, 13)
+    assert ordinals(recent) == [1, 2, 3, 6, 8, 9, 10, 11, 13]
+    assert recent.has_gaps
+    assert recent.floor == id_of(0)
+    assert ordinals(walked(ring, 13, until=8)) == [8, 9, 10, 11, 13]
+    assert ordinals(walked(ring, 13, until=2)) == [2, 3, 6, 8, 9, 10, 11, 13]
 
 
 def test_a_walk_after_a_cut_brings_no_hole_back(ring: Ring) -> None:
