@@ -265,7 +265,9 @@ async def test_it_works_by_keyboard(
     await page.page.keyboard.press("/")
     await page.page.keyboard.type("jd")
     assert await page.page.input_value("#search") == "jd"
+    await page.page.wait_for_selector("#empty", state="visible")
     await page.page.fill("#search", "")
+    await page.until_row("one")
     await page.page.focus("#rows")
     await page.page.keyboard.press("Home")
     await page.page.keyboard.press("j")
