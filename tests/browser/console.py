@@ -110,6 +110,10 @@ class ConsolePage:
         """Wait until a line in view has this text."""
         await self.page.wait_for_function(HAS_ROW, arg=text)
 
+    async def until_no_row(self, text: str) -> None:
+        """Wait until no line in view has this text."""
+        await self.page.wait_for_function(f"(text) => !({HAS_ROW})(text)", arg=text)
+
     async def text(self, id_: str) -> str:
         text: str = await self.page.inner_text(f"#{id_}")
         return text

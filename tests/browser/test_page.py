@@ -265,7 +265,7 @@ async def test_it_works_by_keyboard(
     await page.page.keyboard.press("/")
     await page.page.keyboard.type("jd")
     assert await page.page.input_value("#search") == "jd"
-    await page.page.wait_for_selector("#empty", state="visible")
+    await page.until_no_row("one")
     await page.page.fill("#search", "")
     await page.until_row("one")
     await page.page.focus("#rows")
