@@ -56,6 +56,11 @@ HAS_ROW = """
 """
 
 
+TWO_FRAMES = """
+() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))
+"""
+
+
 class ConsolePage:
     """One page with the console.
 
@@ -113,6 +118,10 @@ class ConsolePage:
     async def until_no_row(self, text: str) -> None:
         """Wait until no line in view has this text."""
         await self.page.wait_for_function(f"(text) => !({HAS_ROW})(text)", arg=text)
+
+    async def painted(self) -> None:
+        """Wait until what was done so far can be seen."""
+        await self.page.evaluate(TWO_FRAMES)
 
     async def text(self, id_: str) -> str:
         text: str = await self.page.inner_text(f"#{id_}")

@@ -49,10 +49,12 @@ async def test_a_list_that_is_read_stays_where_it_is(
     await page.page.focus("#rows")
     await page.page.keyboard.press("k")
     await page.page.keyboard.press("PageUp")
+    await page.painted()
     before = await page.text("detail-facts")
     place = await page.page.locator(".picked").bounding_box()
     again = RatePublisher(shared_redis.url, Ledger(), [session], RATE_PER_S)
     await again.run(3)
     await page.page.wait_for_selector("#newer:has-text('new lines')")
+    await page.painted()
     assert await page.page.locator(".picked").bounding_box() == place
     assert await page.text("detail-facts") == before
