@@ -23,11 +23,14 @@ CLIENTS_READY := $(VENV)/.clients-ready
 run: $(RUN_READY)
 	@$(BIN)/broker dev
 
-# Two at a time: most tests wait for something. One file stays with one process, and
-# files go out in their order, as the slow ones (browser, e2e, fault) come first in it:
-# by default those with the most tests would, and one process would be left with the rest.
+# More at a time than half the cores: most tests wait for something.
+TESTS_AT_ONCE ?= $(shell cores=$$(nproc); echo $$((cores < 6 ? cores / 2 + 1 : 4)))
+
+# One file stays with one process, and files go out in their order, as the slow ones
+# (browser, e2e, fault) come first in it: by default those with the most tests would,
+# and one process would be left with the rest.
 test: $(DEV_READY)
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/pytest -n $(TESTS_AT_ONCE) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # What the tests of browsers and of foreign clients need besides Node.js and Chromium;
 # they are left out of `make test` where it is not there.
