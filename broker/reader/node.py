@@ -37,7 +37,6 @@ from broker.store.streams import (
     doorbell_read,
     glance,
     parse_doorbell_reply,
-    refused_glance,
 )
 
 VERIFY_MAX = 64
@@ -209,30 +208,16 @@ class NodePump(Pump):
             self._watches.put_back(batch)
             raise
         self._values[catalog.READS.slot] += 1
-        self._take_glances(batch.glances, replies)
-        self._take_pages(batch, replies)
+        self._take_answers(batch, replies)
         self._finish_batch()
         return len(batch)
 
     def _count_written(self) -> None:
         """Nothing: what all nodes have written is counted once."""
 
-    def _take_glances(
-        self, glances: list[Watched], replies: Iterator[list[Any]]
-    ) -> None:
-        kept: list[Watched] = []
-        answers: list[Any] = []
-        for watched in glances:
-            answer = next(replies)
-            error = refused_glance(answer)
-            if error is not None:
-                self._put_off(watched, error)
-                continue
-            kept.append(watched)
-            answers += answer
-        self._append_glances(kept, answers)
-
-    def _take_pages(self, batch: Batch, replies: Iterator[list[Any]]) -> None:
+    def _take_answers(self, batch: Batch, replies: Iterator[list[Any]]) -> None:
+        for watched in batch.glances:
+            self._append_glance(watched, next(replies)[0])
         kept: list[Watched] = []
         pages: list[KeyRead] = []
         for watched, answer in zip(batch.watched, replies, strict=True):

@@ -37,7 +37,7 @@ log = structlog.get_logger(__name__)
 REFERENCE_BYTES = 64 * 1024
 """A larger entry goes into the ring by reference, so one session cannot lap all."""
 
-KEYS_PER_COMMIT = 8
+KEYS_PER_COMMIT = 16
 """After so many streams the workers begin, while the reader goes on with its batch."""
 
 SKIPS_LOGGED_PER_S = 200
@@ -61,6 +61,7 @@ class Pump:
         self._bytes = 0
         self._logging_since = 0.0
         self._logged = 0
+        self._not_ready: BatchError | None = None
         self.rings_are_trusted = True
         """Whether an entry that only the sweep found is a fault of the doorbell."""
 
@@ -80,24 +81,50 @@ class Pump:
         if keys:
             cursors = [watched.anchor.cursor for watched in batch.watched]
             commands += doorbell_read(keys, cursors, batch.count, batch.with_info)
+        glances = iter(batch.glances)
+        pages: list[Any] = []
+        self._not_ready = None
+
+        def take(reply: Any) -> None:
+            watched = next(glances, None)
+            if watched is None:
+                pages.append(reply)
+            else:
+                self._append_glance(watched, reply)
+
         try:
-            replies = await connection.send(*commands)
+            await connection.send_each(take, *commands)
         except StoreUnavailable:
-            self._watches.put_back(batch)
+            self._finish_batch()
+            self._watches.put_back([*glances, *batch.watched])
             raise
         self._values[catalog.READS.slot] += 1
-        pages = replies[len(batch.glances) :]
-        del replies[len(batch.glances) :]
-        read = parse_doorbell_reply(pages, keys, batch.with_info) if keys else []
-        # Before anything is appended: what is put back is read as a whole again.
-        self._raise_if_not_ready(batch, refused_glance(replies), read)
-        self._append_glances(batch.glances, replies)
-        if isinstance(read, BatchError):
-            self._handle_error(batch, read)
-        else:
-            self._append_batch(batch, read)
+        if keys:
+            self._take_pages(batch, pages)
         self._finish_batch()
+        self._raise_if_not_ready()
         return len(batch)
+
+    def _take_pages(self, batch: Batch, replies: list[Any]) -> None:
+        keys = [watched.key for watched in batch.watched]
+        read = parse_doorbell_reply(replies, keys, batch.with_info)
+        if not isinstance(read, BatchError):
+            self._append_batch(batch, read)
+        elif read.retry:
+            for watched in batch.watched:
+                self._put_off(watched, read)
+        else:
+            self._handle_error(batch, read)
+
+    def _put_off(self, watched: Watched, error: BatchError) -> None:
+        """The server is not ready to have it read."""
+        self._watches.put_back([watched])
+        self._not_ready = error
+
+    def _raise_if_not_ready(self) -> None:
+        if self._not_ready is not None:
+            self._values[catalog.READ_ERRORS.slots["busy"]] += 1
+            raise StoreUnavailable(self._not_ready.kind)
 
     def _finish_batch(self) -> None:
         """Publish what is left of a batch, and count it."""
@@ -119,30 +146,35 @@ class Pump:
         self._values[catalog.RING_BYTES_WRITTEN.slot] += head - self._counted_to
         self._counted_to = head
 
-    def _append_glances(self, glances: list[Watched], replies: list[Any]) -> None:
-        for index, (watched, reply) in enumerate(zip(glances, replies, strict=True)):
-            if index % KEYS_PER_COMMIT == 0:
-                self._chains.commit()
-            if not self._watches.is_current(watched):
-                continue
-            watched.reads += 1
-            anchor = watched.anchor
-            added = anchor.seq or 0
-            entry = only_news(reply, anchor.cursor, added, watched.first)
-            if entry is None:
-                self._look_closer(watched, KeyRead([], reply), added)
-                continue
-            stream_id, fields = entry
-            ms, n = stream_id
-            watched.looked = True
-            self._oldest_ms = self._oldest_ms or ms
-            size = self._append_entry(watched, ms, n, added + 1, fields)
-            self._note_entries(watched, 1, size)
-            watched.anchor = Anchor(stream_id, added + 1, stream_id, 0)
-            watched.empty_rings = 0
+    def _append_glance(self, watched: Watched, reply: Any) -> None:
+        """Take the answer to one glance, as soon as it has come."""
+        if not self._watches.is_current(watched):
+            return
+        watched.reads += 1
+        anchor = watched.anchor
+        added = anchor.seq or 0
+        entry = only_news(reply, anchor.cursor, added, watched.first)
+        if entry is None:
+            self._look_closer(watched, reply, added)
+            return
+        stream_id, fields = entry
+        ms, n = stream_id
+        watched.looked = True
+        self._oldest_ms = self._oldest_ms or ms
+        size = self._append_entry(watched, ms, n, added + 1, fields)
+        self._note_entries(watched, 1, size)
+        watched.anchor = Anchor(stream_id, added + 1, stream_id, 0)
+        watched.empty_rings = 0
+        if self._events % KEYS_PER_COMMIT == 0:
+            self._chains.commit()
 
-    def _look_closer(self, watched: Watched, key_read: KeyRead, added: int) -> None:
+    def _look_closer(self, watched: Watched, reply: Any, added: int) -> None:
         """After a glance that showed anything but one entry more."""
+        error = refused_glance(reply)
+        if error is not None:
+            self._put_off(watched, error)
+            return
+        key_read = KeyRead([], reply)
         if key_read.added > added:
             watched.singles = 0
             self._watches.mark_dirty(watched)
@@ -272,13 +304,6 @@ class Pump:
         if not self._watches.is_dirty(watched):
             self._values[catalog.DOORBELL_MISSED.slot] += entries
             log.error("doorbell_missed", session=watched.session, entries=entries)
-
-    def _raise_if_not_ready(self, batch: Batch, *answers: object) -> None:
-        for answer in answers:
-            if isinstance(answer, BatchError) and answer.retry:
-                self._values[catalog.READ_ERRORS.slots["busy"]] += 1
-                self._watches.put_back(batch)
-                raise StoreUnavailable(answer.kind)
 
     def _handle_error(self, batch: Batch, error: BatchError) -> None:
         if len(batch.watched) == 1:

@@ -28,6 +28,7 @@ from broker.store.sentinel import open_primary
 Command = Sequence[bytes | str | int]
 """A command and its arguments; or, as ``bytes``, one that was encoded before."""
 OnPush = Callable[[list[Any]], None]
+OnReply = Callable[[Any], object]
 OnLost = Callable[[Exception | None], None]
 
 _INCOMPLETE: Final = object()
@@ -68,17 +69,22 @@ traffic: Final = Traffic()
 
 
 class _Call:
-    """Commands that were sent together and the replies that have come so far."""
+    """Commands that were sent together, and who takes their replies as they come."""
 
-    __slots__ = ("deadline", "future", "missing", "replies")
+    __slots__ = ("deadline", "future", "missing", "replies", "take")
 
     def __init__(
-        self, missing: int, deadline: float, future: asyncio.Future[list[Any]]
+        self,
+        missing: int,
+        deadline: float,
+        future: asyncio.Future[list[Any]],
+        take: OnReply | None,
     ) -> None:
         self.missing = missing
         self.deadline = deadline
         self.future = future
         self.replies: list[Any] = []
+        self.take = take or self.replies.append
 
 
 class Connection(asyncio.Protocol):
@@ -200,6 +206,27 @@ class Connection(asyncio.Protocol):
             `StoreUnavailable` if the connection ends first; cancelling it only
             ends the waiting.
         """
+        return self._send(commands, None)
+
+    def send_each(self, take: OnReply, *commands: Command) -> asyncio.Future[list[Any]]:
+        """As `send`, but *take* is called with each reply as soon as it has come.
+
+        So the first is used before the last is taken apart, and each while the
+        processor still has it at hand.
+
+        Args:
+            take: Called once per command, in order, also when nobody waits any more.
+                What it raises ends the connection and is what the future fails with.
+            commands: To send.
+
+        Returns:
+            A future of an empty list; see `send`.
+        """
+        return self._send(commands, take)
+
+    def _send(
+        self, commands: Sequence[Command], take: OnReply | None
+    ) -> asyncio.Future[list[Any]]:
         future: asyncio.Future[list[Any]] = self._loop.create_future()
         if self._closed or self._transport is None:
             future.set_exception(StoreUnavailable("the connection is closed"))
@@ -207,7 +234,7 @@ class Connection(asyncio.Protocol):
         request = encode_commands(*commands)
         traffic.commands += len(commands)
         deadline = self._loop.time() + self._command_timeout_s
-        self._calls.append(_Call(len(commands), deadline, future))
+        self._calls.append(_Call(len(commands), deadline, future, take))
         if self._timer is None:
             self._timer = self._loop.call_at(deadline, self._check_deadline)
         self._transport.write(request)
@@ -300,7 +327,11 @@ class Connection(asyncio.Protocol):
                     self.on_push(reply)
                 elif calls:
                     call = calls[0]
-                    call.replies.append(reply)
+                    try:
+                        call.take(reply)
+                    except Exception as error:  # noqa: BLE001 - its owner gets it
+                        self._give_up(call, error)
+                        return
                     call.missing -= 1
                     if not call.missing:
                         self._finish(calls.popleft())
@@ -309,6 +340,11 @@ class Connection(asyncio.Protocol):
                     return
         except HiredisError as error:
             self._end(StoreUnavailable(f"the server does not speak RESP: {error}"))
+
+    def _give_up(self, call: _Call, error: Exception) -> None:
+        if not call.future.done():
+            call.future.set_exception(error)
+        self._end(StoreUnavailable(f"a reply could not be used: {error!r}"))
 
     def _finish(self, call: _Call) -> None:
         if not call.future.done():

@@ -117,11 +117,10 @@ def only_news(reply: Any, cursor: StreamId, added: int, first: bytes) -> Entry |
     return (stream_id, last[1]) if stream_id > cursor else None
 
 
-def refused_glance(replies: Sequence[Any]) -> BatchError | None:
-    """Why the server is not ready, if it answered one of several glances so."""
-    for reply in replies:
-        if type(reply) is ReplyError and error_kind(reply) in RETRY_KINDS:
-            return _batch_error(reply)
+def refused_glance(reply: Any) -> BatchError | None:
+    """Why the server is not ready, if that is its answer to a glance."""
+    if type(reply) is ReplyError and error_kind(reply) in RETRY_KINDS:
+        return _batch_error(reply)
     return None
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 import pytest
 
 from broker.metrics import catalog
 from broker.reader.watched import GLANCE_AFTER
+from broker.reader.watches import READ_KEYS_MAX
 from broker.store.connection import Command
 from broker.store.embedded import EmbeddedServer
+from tests.harness.proxy import FaultProxy
 from tests.integration.reader.follower import Chain
 from tests.integration.reader.publisher import Publisher, key, xadd
 from tests.integration.reader.rig import Rig
 
 SINGLES = GLANCE_AFTER + 3
+MANY = [f"m{number}" for number in range(READ_KEYS_MAX)]
 
 BUSY_SCRIPT = """
 local id = redis.call('XADD', KEYS[1], '*', 'event', 'e', 'data', '1')
@@ -190,3 +195,45 @@ async def test_stream_that_could_not_be_read_is_read_as_a_page(
 
         assert not rig.watched("s").quarantined
         publisher.check("s", chain)
+
+
+async def test_glances_are_used_as_they_come_and_none_twice(
+    server: EmbeddedServer, publisher: Publisher
+) -> None:
+    """The line is thin and then cut: what had come was used, the rest is read again."""
+    url = urlsplit(server.url)
+    assert url.hostname is not None
+    assert url.port is not None
+    upstream = (url.hostname, url.port)
+    async with (
+        FaultProxy(upstream) as proxy,
+        Rig("redis://{}:{}".format(*proxy.address)) as rig,
+    ):
+        chains = {session: await rig.watch(session) for session in MANY}
+
+        def told() -> int:
+            return sum(publisher.is_told(*item) for item in chains.items())
+
+        for _ in range(SINGLES):
+            await publisher.publish_to_all(MANY)
+            await rig.until(lambda: told() == len(MANY))
+        assert all(rig.watched(session).may_glance() for session in MANY)
+        adds = [xadd(session, b'"%b"' % (b"x" * 500)) for session in MANY]
+        proxy.bytes_per_s = 200_000
+        for session, added in zip(MANY, await publisher.run(*adds), strict=True):
+            publisher.note(session, [added])
+        await rig.until(lambda: told() > 0)
+        proxy.refuses = True
+        proxy.cut()
+        await rig.until(lambda: rig.count(catalog.RECONNECTS["reader"]) > 0)
+        watched = [rig.watched(session) for session in MANY]
+        used = sum(one.anchor.seq == SINGLES + 1 for one in watched)
+        assert 0 < used < len(MANY)
+        await rig.until(lambda: told() == used)
+        assert sum(map(rig.watches.is_dirty, watched)) == len(MANY) - used
+
+        proxy.bytes_per_s, proxy.refuses = 0, False
+        await rig.until(lambda: told() == len(MANY))
+        assert rig.count(catalog.EVENTS_READ.slot) == len(MANY) * (SINGLES + 1)
+        for item in chains.items():
+            publisher.check(*item)

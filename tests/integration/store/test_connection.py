@@ -72,6 +72,65 @@ async def test_cancelled_call_does_not_shift_later_replies(
     assert await connection.call("ECHO", "second") == b"second"
 
 
+async def test_each_reply_is_handed_on_as_soon_as_it_has_come(
+    open_connection: Open,
+) -> None:
+    """The first of a call is used while its last is not there yet."""
+    connection = await open_connection()
+    taken: list[object] = []
+    first = asyncio.Event()
+
+    def take(reply: object) -> None:
+        taken.append(reply)
+        first.set()
+
+    blocked = connection.send_each(
+        take, ("ECHO", "a"), ("BLPOP", "list", 0), ("LPUSH",)
+    )
+    await first.wait()
+    assert taken == [b"a"]
+    assert not blocked.done()
+    other = await open_connection()
+    await other.call("RPUSH", "list", "x")
+
+    assert await blocked == []
+    assert taken[:2] == [b"a", [b"list", b"x"]]
+    assert isinstance(taken[2], ReplyError)
+
+
+async def test_replies_are_handed_on_though_nobody_waits(
+    open_connection: Open,
+) -> None:
+    """What they mean is done all the same; the next call gets its own."""
+    connection = await open_connection()
+    taken: list[object] = []
+    connection.send_each(taken.append, ("ECHO", "a"), ("ECHO", "b")).cancel()
+
+    assert await connection.call("ECHO", "c") == b"c"
+    assert taken == [b"a", b"b"]
+
+
+async def test_reply_that_cannot_be_used_ends_the_connection(
+    open_connection: Open,
+) -> None:
+    """Whoever asked gets what was raised; the others hear that it is lost."""
+    lost: list[Exception | None] = []
+    connection = await open_connection(on_lost=lost.append)
+
+    def take(reply: object) -> None:
+        raise KeyError(reply)
+
+    failed = connection.send_each(take, ("ECHO", "a"), ("ECHO", "b"))
+    other = connection.send(("ECHO", "c"))
+
+    with pytest.raises(KeyError, match="a"):
+        await failed
+    with pytest.raises(StoreUnavailable, match="could not be used"):
+        await other
+    assert connection.closed
+    assert len(lost) == 1
+
+
 async def test_client_is_named_and_uses_the_database_of_the_url(
     server: EmbeddedServer, open_connection: Open
 ) -> None:
