@@ -9,6 +9,7 @@ import pytest
 
 from broker.metrics import catalog
 from broker.reader.chain import Chains
+from broker.reader.pump import KEYS_PER_COMMIT
 from broker.reader.watches import FIRST_COUNT, READ_BYTES_MAX
 from broker.ring.layout import Kind
 from broker.store.streams import parse_doorbell_reply
@@ -16,6 +17,7 @@ from tests.integration.reader.publisher import Publisher, xadd
 from tests.integration.reader.rig import RING_BYTES, Rig
 
 SESSIONS = [f"large{number}" for number in range(20)]
+STEPS = [f"step{number}" for number in range(3 * KEYS_PER_COMMIT)]
 ENTRIES, ENTRY_BYTES = 30, 100_000
 ROUND_BYTES = len(SESSIONS) * ENTRY_BYTES
 
@@ -166,15 +168,15 @@ async def test_workers_begin_while_the_reader_is_at_its_batch(
     rig: Rig, publisher: Publisher, commits: list[int], times: int
 ) -> None:
     """What came at once, and is glanced at or read, is published in small steps."""
-    chains = {session: await rig.watch(session) for session in SESSIONS}
+    chains = {session: await rig.watch(session) for session in STEPS}
     for _ in range(times):
-        await publisher.publish_to_all(SESSIONS)
+        await publisher.publish_to_all(STEPS)
         await rig.until(
             lambda: all(publisher.is_told(*item) for item in chains.items())
         )
     commits.clear()
-    added = await publisher.run(*[xadd(session, b"1") for session in SESSIONS])
-    for session, stream_id in zip(SESSIONS, added, strict=True):
+    added = await publisher.run(*[xadd(session, b"1") for session in STEPS])
+    for session, stream_id in zip(STEPS, added, strict=True):
         publisher.note(session, [stream_id])
     await rig.until(lambda: all(publisher.is_told(*item) for item in chains.items()))
 
