@@ -22,6 +22,7 @@ INCARNATION_MS = 1_000_000
 INCARNATIONS_MAX = 40
 
 Fields = list[bytes]
+Taker = Callable[[Any], None]
 
 
 class Incarnation:
@@ -170,9 +171,7 @@ class ModelRedis:
         if connection.on_push is not None:
             self._trackers.setdefault(key, set()).add(connection)
 
-    def execute(
-        self, commands: tuple[Any, ...], connection: ModelConnection
-    ) -> list[Any]:
+    def execute(self, commands: list[Any], connection: ModelConnection) -> list[Any]:
         replies: list[Any] = []
         queued: list[Any] | None = None
         for command in commands:
@@ -245,15 +244,41 @@ class ModelConnection:
         self._loop = loop
         self.on_push = on_push
         self.closed = False
-        self.waiting: deque[tuple[tuple[Any, ...], asyncio.Future[Any]]] = deque()
-        self.arriving: deque[tuple[asyncio.Future[Any] | None, Any]] = deque()
+        self.waiting: deque[tuple[list[Any], Taker]] = deque()
+        self.arriving: deque[tuple[Taker, Any]] = deque()
+        self._unanswered: list[asyncio.Future[Any]] = []
 
     def send(self, *commands: Any) -> asyncio.Future[Any]:
+        return self._ask([list(map(_decoded, commands))], lambda _replies: None)
+
+    def send_each(self, take: Taker, *commands: Any) -> asyncio.Future[Any]:
+        """Others' commands come between these, and a loss between their answers."""
+
+        def take_all(replies: list[Any]) -> None:
+            for reply in replies:
+                take(reply)
+            replies.clear()
+
+        words = list(map(_decoded, commands))
+        # Only a transaction stays together.
+        end = words.index((b"MULTI",)) if (b"MULTI",) in words else len(words)
+        together = [words[end:]] if words[end:] else []
+        return self._ask([[one] for one in words[:end]] + together, take_all)
+
+    def _ask(self, parts: list[list[Any]], take: Taker) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = self._loop.create_future()
         if self.closed:
             future.set_exception(StoreUnavailable("the connection is lost"))
-        else:
-            self.waiting.append((tuple(map(_decoded, commands)), future))
+            return future
+
+        def finish(replies: list[Any]) -> None:
+            take(replies)
+            self._unanswered.remove(future)
+            future.set_result(replies)
+
+        self._unanswered.append(future)
+        self.waiting += [(part, take) for part in parts[:-1]]
+        self.waiting.append((parts[-1], finish))
         return future
 
     async def call(self, *command: Any) -> Any:
@@ -263,37 +288,33 @@ class ModelConnection:
         return reply
 
     def push(self, message: list[Any]) -> None:
-        if not self.closed:
-            self.arriving.append((None, message))
+        if not self.closed and self.on_push is not None:
+            self.arriving.append((self.on_push, message))
 
     def execute(self) -> bool:
-        """Have the server take the next call."""
+        """Have the server take what comes next."""
         if not self.waiting:
             return False
-        commands, future = self.waiting.popleft()
-        self.arriving.append((future, self._redis.execute(commands, self)))
+        commands, take = self.waiting.popleft()
+        self.arriving.append((take, self._redis.execute(commands, self)))
         return True
 
     def receive(self) -> bool:
         """Have the next reply or push arrive."""
         if not self.arriving:
             return False
-        future, message = self.arriving.popleft()
-        if future is not None:
-            future.set_result(message)
-        elif self.on_push is not None:
-            self.on_push(message)
+        take, message = self.arriving.popleft()
+        take(message)
         return True
 
     def lose(self) -> None:
         """End: whatever has not arrived never will."""
         self.closed = True
-        futures = [future for _commands, future in self.waiting]
-        futures += [future for future, _reply in self.arriving if future is not None]
         self.waiting.clear()
         self.arriving.clear()
-        for future in futures:
-            future.set_exception(StoreUnavailable("the connection is lost"))
+        while self._unanswered:
+            lost = StoreUnavailable("the connection is lost")
+            self._unanswered.pop(0).set_exception(lost)
 
 
 def _decoded(command: Any) -> Any:
