@@ -209,7 +209,7 @@ class NodePump(Pump):
             raise
         self._values[catalog.READS.slot] += 1
         self._take_answers(batch, replies)
-        self._finish_batch()
+        self.finish_batch()
         return len(batch)
 
     def _count_written(self) -> None:

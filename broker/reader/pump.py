@@ -38,7 +38,8 @@ REFERENCE_BYTES = 64 * 1024
 """A larger entry goes into the ring by reference, so one session cannot lap all."""
 
 KEYS_PER_COMMIT = 16
-"""After so many streams the workers begin, while the reader goes on with its batch."""
+"""After so many streams, or entries that glances brought, the workers begin, while the
+reader goes on with its batch."""
 
 SKIPS_LOGGED_PER_S = 200
 
@@ -71,7 +72,8 @@ class Pump:
         At most one read is under way, so its size bounds what Redis buffers for us.
 
         Raises:
-            StoreUnavailable: No connection, or not ready; the keys are dirty again.
+            StoreUnavailable: No connection, or not ready; what was not read is dirty
+                again, and the rest of the batch is in the ring.
         """
         batch = self._watches.take()
         if batch is None:
@@ -95,13 +97,13 @@ class Pump:
         try:
             await connection.send_each(take, *commands)
         except StoreUnavailable:
-            self._finish_batch()
+            self.finish_batch()
             self._watches.put_back([*glances, *batch.watched])
             raise
         self._values[catalog.READS.slot] += 1
         if keys:
             self._take_pages(batch, pages)
-        self._finish_batch()
+        self.finish_batch()
         self._raise_if_not_ready()
         return len(batch)
 
@@ -126,8 +128,8 @@ class Pump:
             self._values[catalog.READ_ERRORS.slots["busy"]] += 1
             raise StoreUnavailable(self._not_ready.kind)
 
-    def _finish_batch(self) -> None:
-        """Publish what is left of a batch, and count it."""
+    def finish_batch(self) -> None:
+        """Publish what is left of a batch, and count it; once more does no harm."""
         self._chains.commit()
         self._count_written()
         values = self._values

@@ -137,6 +137,8 @@ class Source:
                     tasks.create_task(self._block(), name="block")
         finally:
             connection.close()
+            # Of a batch that was cut off, some answers may have been used.
+            self._pump.finish_batch()
 
     async def _identify(self, connection: Connection) -> ServerIdentity:
         return await identify(connection)
@@ -191,6 +193,7 @@ class Source:
             except StoreUnavailable:
                 if connection.closed:
                     raise
+                await self._hold_back(0)  # Others of its batch were read.
                 await asyncio.sleep(patience_s * random.uniform(0.5, 1.0))  # noqa: S311
                 patience_s = min(patience_s * 2, 2.0)
                 continue

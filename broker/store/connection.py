@@ -215,8 +215,9 @@ class Connection(asyncio.Protocol):
         processor still has it at hand.
 
         Args:
-            take: Called once per command, in order, also when nobody waits any more.
-                What it raises ends the connection and is what the future fails with.
+            take: Called once per command, in order, until the connection ends, also
+                when nobody waits any more. What it raises ends the connection and is
+                what the future fails with.
             commands: To send.
 
         Returns:
@@ -322,7 +323,7 @@ class Connection(asyncio.Protocol):
         gets, calls = self._reader.gets, self._calls
         try:
             self._reader.feed(data)
-            while (reply := gets()) is not _INCOMPLETE:
+            while not self._closed and (reply := gets()) is not _INCOMPLETE:
                 if type(reply) is PushNotification:
                     self.on_push(reply)
                 elif calls:
@@ -342,7 +343,10 @@ class Connection(asyncio.Protocol):
             self._end(StoreUnavailable(f"the server does not speak RESP: {error}"))
 
     def _give_up(self, call: _Call, error: Exception) -> None:
-        if not call.future.done():
+        if call.future.done():
+            told = {"message": "nobody waits for this reply", "exception": error}
+            self._loop.call_exception_handler(told)
+        else:
             call.future.set_exception(error)
         self._end(StoreUnavailable(f"a reply could not be used: {error!r}"))
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from hiredis import ReplyError
 
 from broker.metrics import catalog
 from broker.reader.watched import GLANCE_AFTER
 from broker.reader.watches import READ_KEYS_MAX
-from broker.store.connection import Command
+from broker.store.connection import Command, Connection
 from broker.store.embedded import EmbeddedServer
 from tests.harness.proxy import FaultProxy
 from tests.integration.reader.follower import Chain
@@ -18,6 +22,7 @@ from tests.integration.reader.rig import Rig
 
 SINGLES = GLANCE_AFTER + 3
 MANY = [f"m{number}" for number in range(READ_KEYS_MAX)]
+GLANCED = 20
 
 BUSY_SCRIPT = """
 local id = redis.call('XADD', KEYS[1], '*', 'event', 'e', 'data', '1')
@@ -165,12 +170,15 @@ async def test_server_that_is_busy_is_asked_again(
 ) -> None:
     """A script runs when the bell rings: BUSY is no fault of the stream."""
     chain = await glancing(rig, publisher)
-    await publisher.connection.call("CONFIG", "SET", "busy-reply-threshold", "20")
+    setting = "busy-reply-threshold"
+    before = await publisher.connection.call("CONFIG", "GET", setting)
+    await publisher.connection.call("CONFIG", "SET", setting, "20")
     try:
         script = ("EVAL", BUSY_SCRIPT, 1, key("s"))
         added = await publisher.connection.call(*script)
     finally:
-        await publisher.connection.call("CONFIG", "SET", "busy-reply-threshold", 5000)
+        threshold = before[setting.encode()]
+        await publisher.connection.call("CONFIG", "SET", setting, threshold)
     publisher.note("s", [added])
     await rig.until(lambda: publisher.is_told("s", chain))
 
@@ -197,43 +205,120 @@ async def test_stream_that_could_not_be_read_is_read_as_a_page(
         publisher.check("s", chain)
 
 
-async def test_glances_are_used_as_they_come_and_none_twice(
+@asynccontextmanager
+async def thin_line(
     server: EmbeddedServer, publisher: Publisher
-) -> None:
-    """The line is thin and then cut: what had come was used, the rest is read again."""
+) -> AsyncIterator[tuple[FaultProxy, Rig, dict[str, Chain]]]:
+    """A reader of MANY streams that glances at each, over a line that is slow now."""
     url = urlsplit(server.url)
     assert url.hostname is not None
     assert url.port is not None
-    upstream = (url.hostname, url.port)
     async with (
-        FaultProxy(upstream) as proxy,
+        FaultProxy((url.hostname, url.port)) as proxy,
         Rig("redis://{}:{}".format(*proxy.address)) as rig,
     ):
         chains = {session: await rig.watch(session) for session in MANY}
-
-        def told() -> int:
-            return sum(publisher.is_told(*item) for item in chains.items())
-
         for _ in range(SINGLES):
             await publisher.publish_to_all(MANY)
-            await rig.until(lambda: told() == len(MANY))
+            await rig.until(lambda: told(publisher, chains) == len(MANY))
         assert all(rig.watched(session).may_glance() for session in MANY)
-        adds = [xadd(session, b'"%b"' % (b"x" * 500)) for session in MANY]
         proxy.bytes_per_s = 200_000
-        for session, added in zip(MANY, await publisher.run(*adds), strict=True):
-            publisher.note(session, [added])
-        await rig.until(lambda: told() > 0)
+        yield proxy, rig, chains
+
+
+def told(publisher: Publisher, chains: dict[str, Chain]) -> int:
+    """How many streams are told as a whole."""
+    return sum(publisher.is_told(*item) for item in chains.items())
+
+
+def used(rig: Rig) -> int:
+    """Of how many of MANY the entry behind the others is read."""
+    return sum(rig.watched(one).anchor.seq == SINGLES + 1 for one in MANY)
+
+
+async def publish_large(publisher: Publisher) -> None:
+    """One entry to each of MANY at once, too much for one packet's answer."""
+    adds = [xadd(session, b'"%b"' % (b"x" * 500)) for session in MANY]
+    for session, added in zip(MANY, await publisher.run(*adds), strict=True):
+        publisher.note(session, [added])
+
+
+async def test_glances_are_used_as_they_come_and_none_twice(
+    server: EmbeddedServer, publisher: Publisher
+) -> None:
+    """The line is cut: what had come was used, the rest is read again."""
+    async with thin_line(server, publisher) as (proxy, rig, chains):
+        await publish_large(publisher)
+        await rig.until(lambda: told(publisher, chains) > 0)
         proxy.refuses = True
         proxy.cut()
         await rig.until(lambda: rig.count(catalog.RECONNECTS["reader"]) > 0)
-        watched = [rig.watched(session) for session in MANY]
-        used = sum(one.anchor.seq == SINGLES + 1 for one in watched)
-        assert 0 < used < len(MANY)
-        await rig.until(lambda: told() == used)
-        assert sum(map(rig.watches.is_dirty, watched)) == len(MANY) - used
+        assert 0 < used(rig) < len(MANY)
+        await rig.until(lambda: told(publisher, chains) == used(rig))
+        dirty = sum(rig.watches.is_dirty(rig.watched(one)) for one in MANY)
+        assert dirty == len(MANY) - used(rig)
 
         proxy.bytes_per_s, proxy.refuses = 0, False
-        await rig.until(lambda: told() == len(MANY))
+        await rig.until(lambda: told(publisher, chains) == len(MANY))
         assert rig.count(catalog.EVENTS_READ.slot) == len(MANY) * (SINGLES + 1)
         for item in chains.items():
             publisher.check(*item)
+
+
+async def test_glances_of_a_turn_that_ends_are_published_and_counted(
+    server: EmbeddedServer, publisher: Publisher
+) -> None:
+    """Another part of the source has failed: what was used waits for no outage."""
+    async with thin_line(server, publisher) as (_, rig, chains):
+        await publish_large(publisher)
+        await rig.until(lambda: told(publisher, chains) > 0)
+        await rig.end()
+
+        assert 0 < used(rig) < len(MANY)
+        await rig.until(lambda: told(publisher, chains) == used(rig))
+        events = len(MANY) * SINGLES + used(rig)
+        assert rig.count(catalog.EVENTS_READ.slot) == events
+
+
+@pytest.mark.parametrize("refused", [0, -1], ids=["glance", "pages"])
+async def test_answer_that_is_refused_puts_off_what_it_is_about(
+    rig: Rig,
+    publisher: Publisher,
+    monkeypatch: pytest.MonkeyPatch,
+    refused: int,
+) -> None:
+    """One glance, or all pages of a batch that has both; the others are used."""
+    new = [f"p{number}" for number in range(5)]
+    sessions = MANY[:GLANCED] + new
+    chains = {session: await rig.watch(session) for session in sessions}
+    for _ in range(SINGLES):
+        await publisher.publish_to_all(MANY[:GLANCED])
+        await rig.until(lambda: told(publisher, chains) == len(chains))
+    batches: list[list[Any]] = []
+    send_each = Connection.send_each
+
+    def refuse_one(
+        connection: Connection, take: Callable[[Any], None], *commands: Command
+    ) -> Any:
+        batch: list[Any] = []
+        batches.append(batch)
+
+        def take_other(reply: Any) -> None:
+            if len(batches) == 1 and len(batch) == refused % len(commands):
+                reply = ReplyError("TRYAGAIN in a moment")
+            batch.append(reply)
+            take(reply)
+
+        return send_each(connection, take_other, *commands)
+
+    monkeypatch.setattr(Connection, "send_each", refuse_one)
+    added = await publisher.run(*[xadd(session, b"1") for session in sessions])
+    for session, stream_id in zip(sessions, added, strict=True):
+        publisher.note(session, [stream_id])
+    await rig.until(lambda: told(publisher, chains) == len(chains))
+
+    assert len(batches[0]) == GLANCED + len(new) + 3, "it had both, and a MULTI"
+    assert rig.count(catalog.READ_ERRORS.slots["busy"]) == 1
+    assert rig.count(catalog.EVENTS_READ.slot) == GLANCED * (SINGLES + 1) + len(new)
+    for item in chains.items():
+        publisher.check(*item)

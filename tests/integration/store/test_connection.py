@@ -131,6 +131,37 @@ async def test_reply_that_cannot_be_used_ends_the_connection(
     assert len(lost) == 1
 
 
+async def test_nothing_is_handed_on_after_the_end(open_connection: Open) -> None:
+    """Who ends it with the first answer gets no second one."""
+    connection = await open_connection()
+    taken: list[object] = []
+
+    def take(reply: object) -> None:
+        taken.append(reply)
+        connection.close()
+
+    with pytest.raises(StoreUnavailable):
+        await connection.send_each(take, ("ECHO", "a"), ("ECHO", "b"))
+    assert taken == [b"a"]
+
+
+async def test_reply_that_cannot_be_used_is_no_secret_when_nobody_waits(
+    open_connection: Open,
+) -> None:
+    """The loop's handler, which logs, gets what was raised."""
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, what: told.append(what))
+    lost = asyncio.Event()
+    connection = await open_connection(on_lost=lambda _: lost.set())
+
+    def take(reply: object) -> None:
+        raise KeyError(reply)
+
+    connection.send_each(take, ("ECHO", "a")).cancel()
+    await lost.wait()
+    assert [repr(what["exception"]) for what in told] == ["KeyError(b'a')"]
+
+
 async def test_client_is_named_and_uses_the_database_of_the_url(
     server: EmbeddedServer, open_connection: Open
 ) -> None:

@@ -125,8 +125,10 @@ class Schedule:
         """A whole read without anything in between."""
         for _ in range(1 + choice % 8):
             self._reader.step()
-            self._reader.connection.execute()
-            self._reader.connection.receive()
+            while self._reader.connection.execute():
+                pass
+            while self._reader.connection.receive():
+                pass
 
     def _sweep(self, _choice: int) -> None:
         self._reader.watches.sweep(SWEEP_S)
