@@ -348,7 +348,9 @@ class Connection(asyncio.Protocol):
             self._loop.call_exception_handler(told)
         else:
             call.future.set_exception(error)
-        self._end(StoreUnavailable(f"a reply could not be used: {error!r}"))
+        # Not what it says: that may repeat what was published.
+        why = f"a reply could not be used: {type(error).__name__}"
+        self._end(StoreUnavailable(why))
 
     def _finish(self, call: _Call) -> None:
         if not call.future.done():
