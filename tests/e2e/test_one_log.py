@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from typing import Any
 
@@ -51,10 +52,12 @@ async def take(
     protocol: Protocol, broker: BrokerServer, session: str, count: int
 ) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    async for data in read(protocol, broker.public, session):
-        found.append(data)
-        if len(found) == count:
-            break
+    # Closed here: left to the collector, its socket may outlive the test.
+    async with contextlib.aclosing(read(protocol, broker.public, session)) as events:
+        async for data in events:
+            found.append(data)
+            if len(found) == count:
+                break
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, NamedTuple
 
 import orjson
@@ -75,8 +75,11 @@ PROTOCOLS = (
 
 async def read(
     protocol: Protocol, address: Address, session: str
-) -> AsyncIterator[dict[str, Any]]:
-    """The data of each event that the session has and gets, in the order of arrival."""
+) -> AsyncGenerator[dict[str, Any], None]:
+    """The data of each event that the session has and gets, in the order of arrival.
+
+    The socket is open until the generator is closed.
+    """
     url = f"ws://{address[0]}:{address[1]}{protocol.path.format(session=session)}"
     async with connect(url, max_size=None, ping_interval=None) as socket:
         if protocol.hello:
