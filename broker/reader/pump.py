@@ -202,6 +202,7 @@ class Pump:
                 watched.anchor = Anchor(last, key_read.added, last, 0)
                 watched.empty_rings = 0
                 watched.looked = True
+                watched.unsure = False
                 watched.first = key_read.first
                 watched.singles = watched.singles + 1 if count == 1 else 0
             else:
@@ -235,13 +236,12 @@ class Pump:
         self._append_page(watched, entries, outcome)
         if entries or outcome.gaps:
             watched.empty_rings = 0
-        elif not (watched.swept or was_quarantined):
+        elif watched.rung and not was_quarantined:
             self._values[catalog.EMPTY_READS.slot] += 1
             self._watches.note_empty(watched)
-            if info is NOT_READ:
-                self._watches.mark_dirty(watched)  # What rang shows in an XINFO only.
+        watched.unsure = not entries and info is NOT_READ
         watched.anchor = outcome.anchor
-        if full:
+        if full or watched.unsure:  # What was trimmed shows in an XINFO only.
             self._watches.mark_dirty(watched)
 
     def _append_page(self, watched: Watched, entries: list[Entry], page: Page) -> None:

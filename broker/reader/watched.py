@@ -14,7 +14,10 @@ GLANCE_AFTER = 3
 INFO_EVERY = 16
 """With large entries every so many reads bring the XINFO all the same."""
 REST_S = 1.0
-"""Rings without entries within this time make a key rest (doubling up to the sweep)."""
+"""Rings without entries within this time of each other make a key rest (doubling up to
+the sweep)."""
+EMPTY_RINGS_MAX = 4
+"""So many in a row: XTRIM, XDEL and EXPIRE behind each XADD are nothing unusual."""
 
 BEGINNING = Anchor(cursor=START.id, seq=0, since=START.id, delivered=0)
 
@@ -39,7 +42,9 @@ class Watched:
         first: Id of the first entry in the stream when it was read last, as sent.
         alone: Read it by itself: a batch with it has failed.
         quarantined: Only the sweep reads it: its key holds no stream.
-        swept: The sweep asked for the read and not the doorbell.
+        rung: The doorbell asked for the read, not what the reader did itself.
+        swept: The sweep asked for it.
+        unsure: Its last read brought nothing, and no XINFO that would say why.
         looked: It was read with its XINFO since the sweep last came by.
         empty_rings: Rings in a row that brought nothing.
         last_empty: CLOCK_MONOTONIC seconds of the last of them.
@@ -71,10 +76,12 @@ class Watched:
         "quarantined",
         "reads",
         "rest_until",
+        "rung",
         "session",
         "singles",
         "sized",
         "swept",
+        "unsure",
         "verified",
         "waiting",
         "was_read",
@@ -98,7 +105,9 @@ class Watched:
         self.first = b""
         self.alone = False
         self.quarantined = False
+        self.rung = False
         self.swept = False
+        self.unsure = False
         self.looked = False
         self.empty_rings = 0
         self.last_ring = 0.0
@@ -142,5 +151,5 @@ class Watched:
             self.mean_bytes <= INFO_MEAN_BYTES
             or self.swept
             or self.reads % INFO_EVERY == 0
-            or self.empty_rings > 0
+            or self.unsure
         )

@@ -8,7 +8,7 @@ from operator import attrgetter
 
 import msgspec
 
-from broker.reader.watched import REST_S, Watched
+from broker.reader.watched import EMPTY_RINGS_MAX, REST_S, Watched
 from broker.store.keys import EventKeys
 
 READ_KEYS_MAX = 256
@@ -92,11 +92,12 @@ class Watches:
         self._sweep_s = sweep_s
         self._by_key: dict[bytes, Watched] = {}
         self._by_session: dict[str, Watched] = {}
-        self._dirty: dict[Watched, None] = {}
-        self._swept: dict[Watched, None] = {}
+        # What wants reading, each with whether the doorbell asked for it.
+        self._dirty: dict[Watched, bool] = {}
+        self._swept: dict[Watched, bool] = {}
         self._round: dict[Watched, None] = {}
         self._due = 0.0
-        self._resting: dict[Watched, None] = {}
+        self._resting: dict[Watched, bool] = {}
         self._turns = 0
         self.opening: dict[Watched, None] = {}
         """Streams whose channel waits for its first XINFO, or requests for a check."""
@@ -157,25 +158,25 @@ class Watches:
             # It may be a stream again; the sweep finds out if this one comes too soon.
             if now - watched.last_ring >= REST_S:
                 watched.last_ring = now
-                self._dirty[watched] = None
+                self._dirty[watched] = True
             return
         if now < watched.rest_until:
-            self._resting[watched] = None
+            self._resting[watched] = True
             return
         watched.last_ring = now
-        self._dirty[watched] = None
+        self._dirty[watched] = True
 
     def mark_dirty(self, watched: Watched) -> None:
-        """Read *watched* with the next batches."""
+        """Read *watched* with the next batches, though no ring asked for it."""
         if not watched.quarantined:
-            self._dirty[watched] = None
+            self._dirty.setdefault(watched, False)
 
     def mark_all_dirty(self) -> None:
         """Read everything, what moved last first: nothing is known of the time away."""
         order = sorted(self._by_key.values(), key=lambda w: w.last_ring, reverse=True)
         for watched in order:
             if watched.channel:
-                self._dirty[watched] = None
+                self._dirty.setdefault(watched, False)
 
     def is_dirty(self, watched: Watched) -> bool:
         """Whether it rang, or was put back, since it was taken."""
@@ -199,7 +200,7 @@ class Watches:
                 self._round = dict.fromkeys(self._by_key.values())
             watched, _ = self._round.popitem()
             if watched.channel and not watched.looked and watched not in self._dirty:
-                self._swept[watched] = None
+                self._swept[watched] = False
             watched.looked = False
 
     def wake_rested(self) -> None:
@@ -207,8 +208,9 @@ class Watches:
         now = time.monotonic()
         rested = [watched for watched in self._resting if watched.rest_until <= now]
         for watched in rested:
-            del self._resting[watched]
-            self.mark_dirty(watched)
+            rung = self._resting.pop(watched)
+            if not watched.quarantined:
+                self._dirty[watched] = rung or self._dirty.get(watched, False)
 
     def note_empty(self, watched: Watched) -> None:
         """Note that a ring brought nothing; a key that goes on so has to rest."""
@@ -217,8 +219,8 @@ class Watches:
         recent = now - max(watched.last_empty, watched.rest_until) < REST_S
         watched.last_empty = now
         watched.empty_rings = watched.empty_rings + 1 if recent else 1
-        if watched.empty_rings >= 2:
-            doublings = min(watched.empty_rings - 2, 10)
+        if watched.empty_rings >= EMPTY_RINGS_MAX:
+            doublings = min(watched.empty_rings - EMPTY_RINGS_MAX, 10)
             rest = min(REST_S * 2**doublings, self._sweep_s)
             watched.rest_until = now + rest
 
@@ -244,7 +246,7 @@ class Watches:
         glances: list[Watched] = []
         pages: list[Watched] = []
         for watched in taken:
-            del queue[watched]
+            watched.rung = queue.pop(watched)
             watched.swept = sweep
             # What the sweep asks for is judged by the page that it brings.
             if not sweep and watched.may_glance():
@@ -258,7 +260,7 @@ class Watches:
         """Return keys whose read failed: an error spends the bell as an answer does."""
         for watched in batch:
             if self.is_current(watched):
-                self._dirty[watched] = None
+                self._dirty.setdefault(watched, watched.rung)
 
     def drop_worker(self, worker: int) -> None:
         """Take back all watches of a worker whose connection ended."""

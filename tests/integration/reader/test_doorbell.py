@@ -185,6 +185,25 @@ async def test_keys_that_ring_without_entries_have_to_rest(
         assert reads < 1000
 
 
+async def test_publisher_that_tidies_behind_each_entry_is_heard_at_once(
+    rig: Rig, publisher: Publisher
+) -> None:
+    """Each command rings by itself; those behind the XADD bring nothing."""
+    chain = await rig.watch("s")
+    empty = catalog.EMPTY_READS.slot
+
+    async def tidy(name: str, *words: str | int) -> None:
+        before = rig.count(empty)
+        await publisher.connection.call(name, key("s"), *words)
+        await rig.until(lambda: rig.count(empty) == before + 1)
+
+    for _ in range(20):
+        await publisher.publish("s", 2)
+        await rig.until(lambda: publisher.is_told("s", chain), patience_s=0.5)
+        await tidy("XTRIM", "MAXLEN", "=", 1)
+        await tidy("EXPIRE", 1000)
+
+
 async def test_full_tracking_table_refuses_new_sessions(
     server: EmbeddedServer, publisher: Publisher
 ) -> None:

@@ -105,6 +105,22 @@ async def test_loss_among_large_entries_is_announced_with_the_sweep(
         assert rig.count(catalog.DOORBELL_MISSED.slot) == 0
 
 
+async def test_ring_without_an_entry_among_large_ones_is_read_twice_and_counts_once(
+    rig: Rig, publisher: Publisher
+) -> None:
+    """The first read has no XINFO; the second, which nobody rang for, is no fault."""
+    chain = await rig.watch("s")
+    await publisher.publish("s", 3, b'"' + b"x" * 30_000 + b'"')
+    await rig.until(lambda: publisher.is_told("s", chain))
+    reads = rig.watched("s").reads
+    await publisher.connection.call("EXPIRE", key("s"), 1000)
+    await rig.until(lambda: rig.watched("s").reads == reads + 2)
+    await publisher.publish("s", 1)
+    await rig.until(lambda: publisher.is_told("s", chain), patience_s=0.5)
+
+    assert rig.count(catalog.EMPTY_READS.slot) == 1
+
+
 async def test_deleted_stream_resets_and_is_read_from_its_new_beginning(
     rig: Rig, publisher: Publisher
 ) -> None:

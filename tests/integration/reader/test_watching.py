@@ -74,6 +74,23 @@ async def test_many_requests_of_one_session_are_all_answered(
     assert len(rig.follower.chains) == 1
 
 
+async def test_session_that_several_workers_open_is_heard_at_once(
+    rig: Rig, publisher: Publisher
+) -> None:
+    """The reads of an empty stream that the opening asks for are no empty rings."""
+    token = rig.ask("s", worker=1)
+    watched = rig.watched("s")
+    while not watched.channel:  # So one comes when the XINFO for the first is asked.
+        token = rig.ask("s", worker=2)
+        await asyncio.sleep(0)
+    chain = rig.follower.chains[(await rig.answer(token)).channel]
+    await rig.until(lambda: watched.reads == 2)
+    await publisher.publish("s")
+    await rig.until(lambda: len(chain.ids) == 1, patience_s=0.5)
+
+    assert rig.count(catalog.EMPTY_READS.slot) == 0
+
+
 async def test_watch_again_within_the_linger_is_the_same_channel(
     rig: Rig, publisher: Publisher
 ) -> None:
