@@ -166,7 +166,6 @@ class Pump:
         size = self._append_entry(watched, ms, n, added + 1, fields)
         self._note_entries(watched, 1, size)
         watched.anchor = Anchor(stream_id, added + 1, stream_id, 0)
-        watched.empty_rings = 0
         if self._events % KEYS_PER_COMMIT == 0:
             self._chains.commit()
 
@@ -200,7 +199,6 @@ class Pump:
                 self._append_entries(watched, entries, seqs)
                 last = entries[-1][0]
                 watched.anchor = Anchor(last, key_read.added, last, 0)
-                watched.empty_rings = 0
                 watched.looked = True
                 watched.unsure = False
                 watched.first = key_read.first
@@ -234,9 +232,9 @@ class Pump:
             self._watches.mark_dirty(watched)
             return
         self._append_page(watched, entries, outcome)
-        if entries or outcome.gaps:
+        if outcome.gaps:
             watched.empty_rings = 0
-        elif watched.rung and not was_quarantined:
+        elif not entries and watched.rung and not was_quarantined:
             self._values[catalog.EMPTY_READS.slot] += 1
             self._watches.note_empty(watched)
         watched.unsure = not entries and info is NOT_READ
@@ -266,7 +264,9 @@ class Pump:
         self._note_entries(watched, len(entries), size)
 
     def _note_entries(self, watched: Watched, entries: int, size: int) -> None:
-        watched.learn_size(entries, size)
+        watched.note_entries(entries, size)
+        if not watched.rung:
+            self._watches.forgive(watched)
         self._events += entries
         self._bytes += size
         if watched.swept and self.rings_are_trusted:

@@ -125,11 +125,13 @@ class Watched:
         anchor = self.anchor
         return Position(anchor.cursor, None if anchor.delivered else anchor.seq)
 
-    def learn_size(self, entries: int, size: int) -> None:
-        """Take note that *entries* entries were *size* bytes long together."""
+    def note_entries(self, entries: int, size: int) -> None:
+        """Take note of a read of *entries* entries, *size* bytes long together."""
         mean = size / entries
         self.mean_bytes = max(mean, self.mean_bytes * 0.9) if self.was_read else mean
         self.was_read = self.sized = True
+        self.empty_rings = 0
+        self.rest_until = 0.0
 
     def expect_size(self, info: StreamInfo) -> None:
         """Take the size of entries from an XINFO, before any has been read."""
@@ -152,4 +154,5 @@ class Watched:
             or self.swept
             or self.reads % INFO_EVERY == 0
             or self.unsure
+            or self.empty_rings > 0
         )

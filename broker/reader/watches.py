@@ -151,8 +151,8 @@ class Watches:
     def ring(self, key: bytes) -> None:
         """Note that Redis rang for *key*."""
         watched = self._by_key.get(key)
-        if watched is None:
-            return
+        if watched is None or not watched.channel:
+            return  # What is being opened is read after that in any case.
         now = time.monotonic()
         if watched.quarantined:
             # It may be a stream again; the sweep finds out if this one comes too soon.
@@ -212,6 +212,14 @@ class Watches:
             if not watched.quarantined:
                 self._dirty[watched] = rung or self._dirty.get(watched, False)
 
+    def forgive(self, watched: Watched) -> None:
+        """Note that a read which no ring asked for brought entries.
+
+        The key was armed while the read was on its way: a ring since then was for them.
+        """
+        if watched in self._dirty:
+            self._dirty[watched] = False
+
     def note_empty(self, watched: Watched) -> None:
         """Note that a ring brought nothing; a key that goes on so has to rest."""
         now = time.monotonic()
@@ -260,7 +268,7 @@ class Watches:
         """Return keys whose read failed: an error spends the bell as an answer does."""
         for watched in batch:
             if self.is_current(watched):
-                self._dirty.setdefault(watched, watched.rung)
+                self._dirty[watched] = watched.rung or self._dirty.get(watched, False)
 
     def drop_worker(self, worker: int) -> None:
         """Take back all watches of a worker whose connection ended."""

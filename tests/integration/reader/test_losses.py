@@ -119,6 +119,7 @@ async def test_ring_without_an_entry_among_large_ones_is_read_twice_and_counts_o
     await rig.until(lambda: publisher.is_told("s", chain), patience_s=0.5)
 
     assert rig.count(catalog.EMPTY_READS.slot) == 1
+    assert [entry.seq for entry in chain.entries][-1] == 4
 
 
 async def test_deleted_stream_resets_and_is_read_from_its_new_beginning(

@@ -11,7 +11,7 @@ def opened(watches: Watches, session: str, mean_bytes: int = 0) -> Watched:
     watched = watches.add(session)
     watched.channel = len(watches)
     if mean_bytes:
-        watched.learn_size(1, mean_bytes)
+        watched.note_entries(1, mean_bytes)
     return watched
 
 

@@ -54,6 +54,28 @@ class TestDirty:
 
         assert once == again == {own: False, both: True, late: True}
 
+    def test_ring_during_a_read_that_nobody_rang_for_is_of_what_it_brought(
+        self, watches: Watches
+    ) -> None:
+        """The key was armed all the time; it is read again, but nothing is counted."""
+        watched = opened(watches, "a")
+        watches.mark_dirty(watched)
+        take(watches)
+        rung(watches, watched)
+        watches.forgive(watched)
+
+        assert take(watches).watched == [watched]
+        assert not watched.rung
+
+    def test_ring_while_the_channel_is_being_opened_is_left_to_the_opening(
+        self, watches: Watches
+    ) -> None:
+        """A key that was watched before is armed still; there is no channel yet."""
+        watched = watches.add("a")
+        rung(watches, watched)
+
+        assert watches.take() is None
+
     def test_forgotten_stream_is_not_put_back(self, watches: Watches) -> None:
         """Its watch has ended while the reply was on its way."""
         watched = opened(watches, "a")
@@ -241,6 +263,16 @@ class TestRest:
 
         assert watched.empty_rings == 1
         assert watched.rest_until < clock.now
+
+    def test_entries_end_a_rest(self, watches: Watches, clock: Clock) -> None:
+        """The sweep, or a worker that joins, may bring some before it is over."""
+        watched = opened(watches, "a")
+        for _ in range(EMPTY_RINGS_MAX):
+            rung(watches, watched)
+            read_empty(watches, watched)
+        watched.note_entries(1, 100)
+
+        assert rung(watches, watched) == take(watches).watched
 
     def test_no_ring_is_lost_by_a_rest(self, watches: Watches, clock: Clock) -> None:
         """It is read late, not never."""

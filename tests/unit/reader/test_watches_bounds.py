@@ -63,9 +63,9 @@ class TestBounds:
     ) -> None:
         """One small page does not make the next read dangerous."""
         watched = opened(watches, "a", 100_000)
-        watched.learn_size(10, 1000)
+        watched.note_entries(10, 1000)
         after_small = watched.mean_bytes
-        watched.learn_size(1, 500_000)
+        watched.note_entries(1, 500_000)
 
         assert after_small == 90_000
         assert watched.mean_bytes == 500_000
