@@ -356,7 +356,7 @@ EMPTY_READS = _plain(
     Kind.COUNTER,
     "reader",
     "broker_doorbell_empty_reads_total",
-    "Sessions read after a ring in which nothing new was found.",
+    "Sessions read, after a ring or when opened, in which nothing new was found.",
 )
 DOORBELL_MISSED = _plain(
     Kind.COUNTER,
@@ -423,7 +423,7 @@ QUARANTINED = _plain(
     Kind.GAUGE,
     "reader",
     "broker_sessions_quarantined",
-    "Watched sessions that only the sweep reads because reading them fails.",
+    "Watched sessions that are read seldom because reading them fails.",
 )
 RESETS = _plain(
     Kind.COUNTER,

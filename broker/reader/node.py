@@ -122,7 +122,7 @@ class NodeWatches(Watches):
     def rest(self, watched: Watched) -> None:
         """Read it again in a moment: the node is not ready to have it read."""
         watched.rest_until = time.monotonic() + NOT_READY_REST_S
-        self._resting[watched] = watched.rung or self._resting.get(watched, False)
+        self._resting[watched] = None
 
     def take(self) -> Batch | None:
         """As `Watches.take`, without what is to be verified: it is dirty after that."""

@@ -200,7 +200,6 @@ class Pump:
                 last = entries[-1][0]
                 watched.anchor = Anchor(last, key_read.added, last, 0)
                 watched.looked = True
-                watched.unsure = False
                 watched.first = key_read.first
                 watched.singles = watched.singles + 1 if count == 1 else 0
             else:
@@ -218,8 +217,9 @@ class Pump:
         was_quarantined = watched.quarantined
         watched.quarantined = watched.alone = False
         if was_quarantined:
-            # Its rings did not count: no fault of the bell. One may have come just now.
+            # Its rings may have waited: no fault of the bell. Or one has come just now.
             watched.swept = False
+            watched.rest_until = 0.0
             self._watches.mark_dirty(watched)
         entries = key_read.entries
         full = len(entries) >= count
@@ -233,13 +233,14 @@ class Pump:
             return
         self._append_page(watched, entries, outcome)
         if outcome.gaps:
-            watched.empty_rings = 0
-        elif not entries and watched.rung and not was_quarantined:
+            watched.empty_reads = 0
+        elif not (entries or watched.swept or was_quarantined):
             self._values[catalog.EMPTY_READS.slot] += 1
             self._watches.note_empty(watched)
-        watched.unsure = not entries and info is NOT_READ
+            if info is NOT_READ:
+                self._watches.mark_dirty(watched)  # What rang shows in an XINFO only.
         watched.anchor = outcome.anchor
-        if full or watched.unsure:  # What was trimmed shows in an XINFO only.
+        if full:
             self._watches.mark_dirty(watched)
 
     def _append_page(self, watched: Watched, entries: list[Entry], page: Page) -> None:
@@ -265,8 +266,6 @@ class Pump:
 
     def _note_entries(self, watched: Watched, entries: int, size: int) -> None:
         watched.note_entries(entries, size)
-        if not watched.rung:
-            self._watches.forgive(watched)
         self._events += entries
         self._bytes += size
         if watched.swept and self.rings_are_trusted:

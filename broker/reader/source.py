@@ -84,6 +84,7 @@ class Source:
         self._blocking: BlockingDoorbell | None = None
         self._recovering = 0
         self._complained_at = 0.0
+        self._storm_noted_at = 0.0
         openings.on_work = self._work.set
 
     async def run(self) -> None:
@@ -251,6 +252,7 @@ class Source:
                 self._look()
             self._watches.sweep(now - last)
             self._watches.wake_rested()
+            self._note_storm()
             last = now
             if self._watches.work:
                 self._work.set()
@@ -276,6 +278,17 @@ class Source:
         values[catalog.TRACKING_ITEMS.slot] = load.items
         values[catalog.TRACKING_LIMIT.slot] = load.limit
         self._judge_load(load)
+
+    def _note_storm(self) -> None:
+        """Say that streams wait because too many of them ring for nothing."""
+        held, now = self._watches.held, time.monotonic()
+        if held and now - self._storm_noted_at >= COMPLAINT_EVERY_S:
+            self._storm_noted_at = now
+            log.warning(
+                "rings_for_nothing",
+                waiting=held,
+                advice="raise tracking-table-max-keys; pipeline XADD and EXPIRE",
+            )
 
     def _judge_load(self, load: TrackingLoad) -> None:
         share = load.keys / load.limit if load.limit else 0.0

@@ -14,10 +14,13 @@ GLANCE_AFTER = 3
 INFO_EVERY = 16
 """With large entries every so many reads bring the XINFO all the same."""
 REST_S = 1.0
-"""Rings without entries within this time of each other make a key rest (doubling up to
-the sweep)."""
-EMPTY_RINGS_MAX = 4
-"""So many in a row: XTRIM, XDEL and EXPIRE behind each XADD are nothing unusual."""
+"""A key that holds no stream is read for its rings once in this time."""
+EMPTY_READS_MAX = 4
+"""So many reads in a row, each within `REST_S` of the last, that bring nothing make a
+stream a suspect: XTRIM, XDEL and EXPIRE behind each XADD are nothing unusual."""
+EMPTY_UNIT_BYTES = 8 * 1024
+"""A suspect's read costs 1, and 1 more for each so many bytes of its mean entry: the
+XINFO brings two whole ones."""
 
 BEGINNING = Anchor(cursor=START.id, seq=0, since=START.id, delivered=0)
 
@@ -41,14 +44,14 @@ class Watched:
         singles: Reads in a row that brought one entry.
         first: Id of the first entry in the stream when it was read last, as sent.
         alone: Read it by itself: a batch with it has failed.
-        quarantined: Only the sweep reads it: its key holds no stream.
-        rung: The doorbell asked for the read, not what the reader did itself.
-        swept: The sweep asked for it.
-        unsure: Its last read brought nothing, and no XINFO that would say why.
+        quarantined: Its key holds no stream: it is read by the sweep, and seldom for a
+            ring.
+        swept: The sweep asked for the read and not the doorbell.
         looked: It was read with its XINFO since the sweep last came by.
-        empty_rings: Rings in a row that brought nothing.
+        empty_reads: Reads in a row, each within `REST_S` of the last, that brought
+            nothing; those of the sweep do not count.
         last_empty: CLOCK_MONOTONIC seconds of the last of them.
-        rest_until: CLOCK_MONOTONIC seconds before which rings do not count.
+        rest_until: CLOCK_MONOTONIC seconds before which it is not read for a ring.
         asking: In a cluster: its slot is under way to the node where it is read.
         waiting: Requests to answer as soon as the channel is open.
         workers: Board rows of the workers that need it.
@@ -62,7 +65,7 @@ class Watched:
         "asking",
         "base",
         "channel",
-        "empty_rings",
+        "empty_reads",
         "epoch",
         "first",
         "idle_since",
@@ -76,12 +79,10 @@ class Watched:
         "quarantined",
         "reads",
         "rest_until",
-        "rung",
         "session",
         "singles",
         "sized",
         "swept",
-        "unsure",
         "verified",
         "waiting",
         "was_read",
@@ -105,11 +106,9 @@ class Watched:
         self.first = b""
         self.alone = False
         self.quarantined = False
-        self.rung = False
         self.swept = False
-        self.unsure = False
         self.looked = False
-        self.empty_rings = 0
+        self.empty_reads = 0
         self.last_ring = 0.0
         self.last_empty = -REST_S
         self.rest_until = 0.0
@@ -130,8 +129,7 @@ class Watched:
         mean = size / entries
         self.mean_bytes = max(mean, self.mean_bytes * 0.9) if self.was_read else mean
         self.was_read = self.sized = True
-        self.empty_rings = 0
-        self.rest_until = 0.0
+        self.empty_reads = 0
 
     def expect_size(self, info: StreamInfo) -> None:
         """Take the size of entries from an XINFO, before any has been read."""
@@ -147,12 +145,20 @@ class Watched:
             and self.mean_bytes <= INFO_MEAN_BYTES
         )
 
+    @property
+    def empty_cost(self) -> float:
+        """What one more read that brings nothing costs, in small reads."""
+        return 1 + self.mean_bytes / EMPTY_UNIT_BYTES
+
+    def is_suspect(self, now: float) -> bool:
+        """Whether its next ring, too, is likely to bring nothing."""
+        return self.empty_reads >= EMPTY_READS_MAX and now - self.last_empty < REST_S
+
     def wants_info(self) -> bool:
         """Whether the next read should bring the XINFO in any case."""
         return (
             self.mean_bytes <= INFO_MEAN_BYTES
             or self.swept
             or self.reads % INFO_EVERY == 0
-            or self.unsure
-            or self.empty_rings > 0
+            or self.empty_reads > 0
         )

@@ -8,7 +8,7 @@ from operator import attrgetter
 
 import msgspec
 
-from broker.reader.watched import EMPTY_RINGS_MAX, REST_S, Watched
+from broker.reader.watched import REST_S, Watched
 from broker.store.keys import EventKeys
 
 READ_KEYS_MAX = 256
@@ -21,6 +21,9 @@ READ_BYTES_MAX = 4 * 1024 * 1024
 """What one read may bring: Redis has no limit, so ours is count times size."""
 FIRST_COUNT = 10
 """Entries per key while a key's entry size is a guess."""
+EMPTY_READS_PER_S = 5000
+"""What all suspects together may cost, with bursts of a second's worth: about a tenth
+of a core, and 80 MB from Redis where entries are large."""
 
 
 def in_parts(every: Iterable[Watched], entries: int) -> Iterator[list[Watched]]:
@@ -92,12 +95,14 @@ class Watches:
         self._sweep_s = sweep_s
         self._by_key: dict[bytes, Watched] = {}
         self._by_session: dict[str, Watched] = {}
-        # What wants reading, each with whether the doorbell asked for it.
-        self._dirty: dict[Watched, bool] = {}
-        self._swept: dict[Watched, bool] = {}
+        self._dirty: dict[Watched, None] = {}
+        self._swept: dict[Watched, None] = {}
         self._round: dict[Watched, None] = {}
         self._due = 0.0
-        self._resting: dict[Watched, bool] = {}
+        self._resting: dict[Watched, None] = {}
+        self._held: dict[Watched, None] = {}
+        self._credit = float(EMPTY_READS_PER_S)
+        self._credited_at = time.monotonic()
         self._turns = 0
         self.opening: dict[Watched, None] = {}
         """Streams whose channel waits for its first XINFO, or requests for a check."""
@@ -123,6 +128,11 @@ class Watches:
         """How many keys hold no stream."""
         return sum(watched.quarantined for watched in self._by_key.values())
 
+    @property
+    def held(self) -> int:
+        """How many streams ring for nothing, and wait for their turn to be read."""
+        return len(self._held)
+
     def get(self, session: str) -> Watched | None:
         """The watch of *session*, if there is one."""
         return self._by_session.get(session)
@@ -142,6 +152,7 @@ class Watches:
         self._swept.pop(watched, None)
         self._round.pop(watched, None)
         self._resting.pop(watched, None)
+        self._held.pop(watched, None)
         self.opening.pop(watched, None)
 
     def is_current(self, watched: Watched) -> bool:
@@ -154,33 +165,46 @@ class Watches:
         if watched is None or not watched.channel:
             return  # What is being opened is read after that in any case.
         now = time.monotonic()
-        if watched.quarantined:
-            # It may be a stream again; the sweep finds out if this one comes too soon.
-            if now - watched.last_ring >= REST_S:
-                watched.last_ring = now
-                self._dirty[watched] = True
-            return
+        if watched.quarantined and now - watched.last_ring < REST_S:
+            watched.rest_until = watched.last_ring + REST_S
         if now < watched.rest_until:
-            self._resting[watched] = True
-            return
-        watched.last_ring = now
-        self._dirty[watched] = True
+            self._resting[watched] = None
+        elif watched.is_suspect(now) and not self._pay(watched, now):
+            self._held[watched] = None
+        else:
+            watched.last_ring = now
+            self._dirty[watched] = None
+
+    def _pay(self, watched: Watched, now: float) -> bool:
+        """Whether a suspect may be read now; the first to wait is the first to be."""
+        self._earn(now)
+        if self._held or self._credit <= 0:
+            return False
+        self._credit -= watched.empty_cost
+        return True
+
+    def _earn(self, now: float) -> None:
+        earned = (now - self._credited_at) * EMPTY_READS_PER_S
+        self._credit = min(self._credit + earned, float(EMPTY_READS_PER_S))
+        self._credited_at = now
 
     def mark_dirty(self, watched: Watched) -> None:
-        """Read *watched* with the next batches, though no ring asked for it."""
+        """Read *watched* with the next batches."""
         if not watched.quarantined:
-            self._dirty.setdefault(watched, False)
+            self._dirty[watched] = None
 
     def mark_all_dirty(self) -> None:
         """Read everything, what moved last first: nothing is known of the time away."""
         order = sorted(self._by_key.values(), key=lambda w: w.last_ring, reverse=True)
         for watched in order:
             if watched.channel:
-                self._dirty.setdefault(watched, False)
+                self._dirty[watched] = None
 
     def is_dirty(self, watched: Watched) -> bool:
         """Whether it rang, or was put back, since it was taken."""
-        return watched in self._dirty or watched in self._resting
+        return (
+            watched in self._dirty or watched in self._resting or watched in self._held
+        )
 
     def sweep(self, elapsed_s: float) -> None:
         """Queue streams for the sweep, as many as are due: some changes never ring.
@@ -200,37 +224,33 @@ class Watches:
                 self._round = dict.fromkeys(self._by_key.values())
             watched, _ = self._round.popitem()
             if watched.channel and not watched.looked and watched not in self._dirty:
-                self._swept[watched] = False
+                self._swept[watched] = None
             watched.looked = False
 
     def wake_rested(self) -> None:
-        """Read streams whose rest is over."""
+        """Read what has rested, and as many suspects as their cost allows."""
         now = time.monotonic()
-        rested = [watched for watched in self._resting if watched.rest_until <= now]
-        for watched in rested:
-            rung = self._resting.pop(watched)
-            if not watched.quarantined:
-                self._dirty[watched] = rung or self._dirty.get(watched, False)
-
-    def forgive(self, watched: Watched) -> None:
-        """Note that a read which no ring asked for brought entries.
-
-        The key was armed while the read was on its way: a ring since then was for them.
-        """
-        if watched in self._dirty:
-            self._dirty[watched] = False
+        woken = [watched for watched in self._resting if watched.rest_until <= now]
+        for watched in woken:
+            del self._resting[watched]
+        self._earn(now)
+        for watched in self._held:
+            if self._credit <= 0:
+                break
+            self._credit -= watched.empty_cost
+            watched.last_empty = now  # To have waited makes nobody less suspect.
+            woken.append(watched)
+        for watched in woken:
+            self._held.pop(watched, None)
+            watched.last_ring = now
+            self._dirty[watched] = None
 
     def note_empty(self, watched: Watched) -> None:
-        """Note that a ring brought nothing; a key that goes on so has to rest."""
+        """Note that a read for a ring, or for an opening, brought nothing."""
         now = time.monotonic()
-        # A rest in between does not make the next empty ring a rare one.
-        recent = now - max(watched.last_empty, watched.rest_until) < REST_S
+        recent = now - watched.last_empty < REST_S
         watched.last_empty = now
-        watched.empty_rings = watched.empty_rings + 1 if recent else 1
-        if watched.empty_rings >= EMPTY_RINGS_MAX:
-            doublings = min(watched.empty_rings - EMPTY_RINGS_MAX, 10)
-            rest = min(REST_S * 2**doublings, self._sweep_s)
-            watched.rest_until = now + rest
+        watched.empty_reads = watched.empty_reads + 1 if recent else 1
 
     def take(self) -> Batch | None:
         """Take the next keys to read, within the bounds of one read.
@@ -254,7 +274,7 @@ class Watches:
         glances: list[Watched] = []
         pages: list[Watched] = []
         for watched in taken:
-            watched.rung = queue.pop(watched)
+            del queue[watched]
             watched.swept = sweep
             # What the sweep asks for is judged by the page that it brings.
             if not sweep and watched.may_glance():
@@ -268,7 +288,7 @@ class Watches:
         """Return keys whose read failed: an error spends the bell as an answer does."""
         for watched in batch:
             if self.is_current(watched):
-                self._dirty[watched] = watched.rung or self._dirty.get(watched, False)
+                self._dirty[watched] = None
 
     def drop_worker(self, worker: int) -> None:
         """Take back all watches of a worker whose connection ended."""

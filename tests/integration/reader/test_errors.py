@@ -58,6 +58,21 @@ async def test_key_that_is_a_stream_again_is_read_again(
         assert rig.count(catalog.DOORBELL_MISSED.slot) == 0
 
 
+async def test_key_that_is_a_stream_again_is_heard_long_before_the_sweep(
+    server: EmbeddedServer, publisher: Publisher
+) -> None:
+    """It rang just now for what it was; it rings once more and never again unread."""
+    async with Rig(server.url, sweep_s=600) as rig:
+        chain = await rig.watch("bad")
+        await publisher.connection.call("SET", key("bad"), "no stream")
+        await rig.until(lambda: rig.watched("bad").quarantined)
+        await publisher.run(("DEL", key("bad")))
+        await publisher.publish("bad", 3)
+        await rig.until(lambda: publisher.is_told("bad", chain), patience_s=3)
+
+        publisher.check("bad", chain)
+
+
 async def test_key_that_is_no_stream_is_not_watched(
     rig: Rig, publisher: Publisher
 ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from broker.reader.watched import Watched
+from broker.reader.watched import EMPTY_READS_MAX, Watched
 from broker.reader.watches import Batch, Watches
 
 
@@ -31,3 +31,12 @@ def read_empty(watches: Watches, watched: Watched) -> None:
     """Read a stream that has rung and bring nothing."""
     assert take(watches).watched == [watched]
     watches.note_empty(watched)
+
+
+def spend(watches: Watches) -> None:
+    """Use up for long what streams that ring without end may cost."""
+    spender = opened(watches, "spender", 10**9)
+    for _ in range(EMPTY_READS_MAX + 1):
+        rung(watches, spender)
+        read_empty(watches, spender)
+    watches.remove(spender)

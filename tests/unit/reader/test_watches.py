@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from broker.reader.watched import EMPTY_RINGS_MAX, REST_S, Watched
-from broker.reader.watches import SWEEP_KEYS_MAX, Watches
+from broker.reader.watched import EMPTY_READS_MAX, REST_S, Watched
+from broker.reader.watches import EMPTY_READS_PER_S, SWEEP_KEYS_MAX, Watches
 from broker.ring.requests import Watch
 from broker.store.loss import Anchor
 from tests.unit.reader.conftest import LINGER_S, SWEEP_S, Clock
-from tests.unit.reader.streams import opened, read_empty, rung, take
+from tests.unit.reader.streams import opened, read_empty, rung, spend, take
 
 
 class TestDirty:
@@ -38,43 +38,6 @@ class TestDirty:
         watches.put_back(take(watches).watched)
 
         assert take(watches).watched == streams
-
-    def test_what_nobody_rang_for_is_told_from_what_was_rung(
-        self, watches: Watches
-    ) -> None:
-        """Only a ring can be an empty one, whatever else asks for the same read."""
-        own, both, late = (opened(watches, name) for name in ("own", "both", "late"))
-        watches.mark_dirty(own)
-        watches.mark_dirty(both)
-        rung(watches, both, late)
-        watches.mark_dirty(late)
-        once = {one: one.rung for one in take(watches).watched}
-        watches.put_back(once)
-        again = {one: one.rung for one in take(watches).watched}
-
-        assert once == again == {own: False, both: True, late: True}
-
-    def test_ring_during_a_read_that_nobody_rang_for_is_of_what_it_brought(
-        self, watches: Watches
-    ) -> None:
-        """The key was armed all the time; it is read again, but nothing is counted."""
-        watched = opened(watches, "a")
-        watches.mark_dirty(watched)
-        take(watches)
-        rung(watches, watched)
-        watches.forgive(watched)
-
-        assert take(watches).watched == [watched]
-        assert not watched.rung
-
-    def test_ring_while_the_channel_is_being_opened_is_left_to_the_opening(
-        self, watches: Watches
-    ) -> None:
-        """A key that was watched before is armed still; there is no channel yet."""
-        watched = watches.add("a")
-        rung(watches, watched)
-
-        assert watches.take() is None
 
     def test_forgotten_stream_is_not_put_back(self, watches: Watches) -> None:
         """Its watch has ended while the reply was on its way."""
@@ -182,109 +145,129 @@ class TestSweep:
         assert idle in seen
         assert seen.count(busy) >= 6
 
-    def test_ring_during_a_rest_is_no_miss_of_the_doorbell(
-        self, watches: Watches, clock: Clock
+    def test_ring_that_is_held_back_is_no_miss_of_the_doorbell(
+        self, watches: Watches
     ) -> None:
-        """The sweep comes first to a resting stream, but the bell did ring."""
+        """The sweep comes first to a stream that waits, but the bell did ring."""
         watched = opened(watches, "a")
-        for _ in range(EMPTY_RINGS_MAX):
+        for _ in range(EMPTY_READS_MAX):
             rung(watches, watched)
             read_empty(watches, watched)
+        spend(watches)
         rung(watches, watched)
         watches.sweep(SWEEP_S)
-        take(watches)
+        swept = take(watches).watched
 
+        assert watched in swept
         assert watched.swept
         assert watches.is_dirty(watched)
 
 
-class TestRest:
-    def test_empty_rings_within_a_second_make_rest(
+class TestSuspects:
+    def test_streams_that_ring_without_end_share_what_may_be_spent(
         self, watches: Watches, clock: Clock
     ) -> None:
-        """A full tracking table rings without end, although nobody writes."""
-        watched = opened(watches, "a")
-        for _ in range(EMPTY_RINGS_MAX):
-            rung(watches, watched)
-            read_empty(watches, watched)
-        rung(watches, watched)
-        clock.now += REST_S - 0.01
-        watches.wake_rested()
-        resting = watches.take()
-        clock.now += 0.02
-        watches.wake_rested()
-
-        assert resting is None
-        assert take(watches).watched == [watched]
-
-    def test_empty_rings_far_apart_are_nothing(
-        self, watches: Watches, clock: Clock
-    ) -> None:
-        """An EXPIRE now and then is no reason to hear the stream late."""
-        watched = opened(watches, "a")
-        for _ in range(EMPTY_RINGS_MAX + 1):
-            clock.now += 1.5
-            rung(watches, watched)
-            read_empty(watches, watched)
-
-        assert rung(watches, watched) == take(watches).watched
-
-    def test_rest_doubles_up_to_the_sweep(self, watches: Watches, clock: Clock) -> None:
-        """A key that rings empty for ever costs one read per sweep in the end."""
-        watched = opened(watches, "a")
-        for _ in range(EMPTY_RINGS_MAX - 1):
-            rung(watches, watched)
-            read_empty(watches, watched)
-        rests = []
-        for _ in range(8):
-            rung(watches, watched)
-            began = clock.now
-            while not watches.work:
-                clock.now += 0.25
-                watches.wake_rested()
-            rests.append(clock.now - began)
-            read_empty(watches, watched)
-
-        assert rests == [0, 1, 2, 4, 8, SWEEP_S, SWEEP_S, SWEEP_S]
-
-    def test_rest_begins_anew_after_a_calm_time(
-        self, watches: Watches, clock: Clock
-    ) -> None:
-        """What was long ago does not lengthen the next rest."""
-        watched = opened(watches, "a")
-        for _ in range(EMPTY_RINGS_MAX + 3):
-            rung(watches, watched)
-            clock.now = max(clock.now, watched.rest_until)
+        """A full tracking table rings for all of them, although nobody writes."""
+        streams = [opened(watches, str(number)) for number in range(3000)]
+        reads = dict.fromkeys(streams, 0)
+        for _ in range(80):
+            clock.now += 0.25
             watches.wake_rested()
-            read_empty(watches, watched)
-        clock.now = watched.rest_until + 5
-        rung(watches, watched)
-        read_empty(watches, watched)
+            rung(watches, *streams)
+            while (batch := watches.take()) is not None:
+                for watched in batch:
+                    reads[watched] += 1
+                    watches.note_empty(watched)
+                    rung(watches, watched)
+        most = 3000 * EMPTY_READS_MAX + 21 * EMPTY_READS_PER_S
 
-        assert watched.empty_rings == 1
-        assert watched.rest_until < clock.now
+        assert 0.8 * most < sum(reads.values()) <= most
+        assert min(reads.values()) > 0.6 * max(reads.values())
 
-    def test_entries_end_a_rest(self, watches: Watches, clock: Clock) -> None:
-        """The sweep, or a worker that joins, may bring some before it is over."""
+    def test_one_that_rings_a_thousand_times_is_read_each_time(
+        self, watches: Watches, clock: Clock
+    ) -> None:
+        """A service that deletes what it has done, one by one, is no storm."""
         watched = opened(watches, "a")
-        for _ in range(EMPTY_RINGS_MAX):
+        for _ in range(1000):
+            clock.now += 0.001
+            rung(watches, watched)
+            read_empty(watches, watched)
+
+        assert watches.held == 0
+
+    def test_what_has_entries_never_waits(self, watches: Watches) -> None:
+        """Somebody else's storm must not make it late."""
+        spend(watches)
+        watched = opened(watches, "a")
+        for _ in range(EMPTY_READS_MAX):
             rung(watches, watched)
             read_empty(watches, watched)
         watched.note_entries(1, 100)
 
         assert rung(watches, watched) == take(watches).watched
 
-    def test_no_ring_is_lost_by_a_rest(self, watches: Watches, clock: Clock) -> None:
-        """It is read late, not never."""
+    def test_empty_reads_far_apart_are_nothing(
+        self, watches: Watches, clock: Clock
+    ) -> None:
+        """An EXPIRE now and then is no reason to hear the stream late."""
+        spend(watches)
         watched = opened(watches, "a")
-        for _ in range(EMPTY_RINGS_MAX):
+        for _ in range(EMPTY_READS_MAX + 1):
+            clock.now += REST_S
             rung(watches, watched)
             read_empty(watches, watched)
-        rung(watches, watched)
-        clock.now += SWEEP_S
+
+        assert rung(watches, watched) == take(watches).watched
+
+    def test_large_entries_cost_more(self, watches: Watches, clock: Clock) -> None:
+        """The XINFO of an empty read brings two of them."""
+        streams = [opened(watches, str(number), 1_000_000) for number in range(100)]
+        for _ in range(EMPTY_READS_MAX):
+            rung(watches, *streams)
+            while (batch := watches.take()) is not None:
+                for watched in batch:
+                    watches.note_empty(watched)
+        rung(watches, *streams)
+
+        assert watches.held > 50
+
+    def test_who_waited_is_read_in_turn(self, watches: Watches, clock: Clock) -> None:
+        """Late, not never, and nobody overtakes."""
+        streams = [opened(watches, str(number)) for number in range(3)]
+        for _ in range(EMPTY_READS_MAX):
+            rung(watches, *streams)
+            for watched in take(watches):
+                watches.note_empty(watched)
+        spend(watches)
+        rung(watches, *streams[:2])
+        clock.now += REST_S / 2
+        rung(watches, streams[2])
+        waiting = watches.take()
+        clock.now += 60
         watches.wake_rested()
 
-        assert watches.is_dirty(watched)
+        assert waiting is None
+        assert take(watches).watched == streams
+
+
+class TestQuarantine:
+    def test_ring_that_comes_too_soon_is_kept(
+        self, watches: Watches, clock: Clock
+    ) -> None:
+        """The key may be a stream again, and does not ring until it is read."""
+        watched = opened(watches, "a")
+        rung(watches, watched)
+        take(watches)
+        watched.quarantined = True
+        clock.now += REST_S / 2
+        rung(watches, watched)
+        soon = watches.take()
+        clock.now += REST_S / 2
+        watches.wake_rested()
+
+        assert soon is None
+        assert take(watches).watched == [watched]
 
 
 class TestWorkers:
