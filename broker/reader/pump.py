@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
@@ -41,7 +41,8 @@ KEYS_PER_COMMIT = 16
 """After so many streams, or entries that glances brought, the workers begin, while the
 reader goes on with its batch."""
 
-SKIPS_LOGGED_PER_S = 200
+LOGGED_PER_S = 200
+"""Lines about entries and streams that cannot be used."""
 
 _EVENT = int(Kind.EVENT)
 
@@ -237,7 +238,7 @@ class Pump:
         elif not (entries or watched.swept or was_quarantined):
             self._values[catalog.EMPTY_READS.slot] += 1
             self._watches.note_empty(watched)
-            if info is NOT_READ:
+            if info is NOT_READ and watched.wants_info():
                 self._watches.mark_dirty(watched)  # What rang shows in an XINFO only.
         watched.anchor = outcome.anchor
         if full:
@@ -286,19 +287,27 @@ class Pump:
         else:
             assert isinstance(entry, Skipped)  # noqa: S101 - narrows for mypy
             self._values[catalog.SKIPPED.slots[entry.reason]] += 1
-            self._log_skipped(watched.session, f"{ms}-{n}", entry.reason)
+            session, entry_id = watched.session, f"{ms}-{n}"
+            reason = entry.reason
+            self._log(
+                log.warning,
+                "entry_skipped",
+                session=session,
+                id=entry_id,
+                reason=reason,
+            )
             kind, payload = Kind.SKIPPED, records.pack_skipped(entry)
         self._chains.append(watched, kind, ms, n, seq, payload)
         return sum(map(len, fields))
 
-    def _log_skipped(self, session: str, entry_id: str, reason: str) -> None:
-        # A publisher that is wrong is wrong all the time: the counter has them all.
+    def _log(self, write: Callable[..., object], what: str, **details: str) -> None:
+        # A publisher that is wrong is wrong all the time: the counters have it all.
         now = time.monotonic()
         if now - self._logging_since >= 1.0:
             self._logging_since, self._logged = now, 0
         self._logged += 1
-        if self._logged <= SKIPS_LOGGED_PER_S:
-            log.warning("entry_skipped", session=session, id=entry_id, reason=reason)
+        if self._logged <= LOGGED_PER_S:
+            write(what, **details)
 
     def _check_bell(self, watched: Watched, entries: int) -> None:
         # A ring for these entries would have come before the reply did.
@@ -319,6 +328,7 @@ class Pump:
         known = "wrongtype" if error.startswith("WRONGTYPE") else "other"
         self._values[catalog.READ_ERRORS.slots[known]] += 1
         if not watched.quarantined:
-            log.error("stream_unreadable", session=watched.session, error=error)
+            session = watched.session
+            self._log(log.error, "stream_unreadable", session=session, error=error)
             self._chains.unreadable(watched, error.partition(" ")[0].lower()[:64])
         watched.alone = watched.quarantined = True

@@ -251,8 +251,8 @@ class Source:
                 next_look = now + LOOK_S
                 self._look()
             self._watches.sweep(now - last)
-            self._watches.wake_rested()
             self._note_storm()
+            self._watches.wake_rested()
             last = now
             if self._watches.work:
                 self._work.set()

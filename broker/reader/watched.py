@@ -18,9 +18,8 @@ REST_S = 1.0
 EMPTY_READS_MAX = 4
 """So many reads in a row, each within `REST_S` of the last, that bring nothing make a
 stream a suspect: XTRIM, XDEL and EXPIRE behind each XADD are nothing unusual."""
-EMPTY_UNIT_BYTES = 8 * 1024
-"""A suspect's read costs 1, and 1 more for each so many bytes of its mean entry: the
-XINFO brings two whole ones."""
+QUARANTINED_COST = 10
+"""What a read of a key that is no stream costs in others: it is read alone."""
 
 BEGINNING = Anchor(cursor=START.id, seq=0, since=START.id, delivered=0)
 
@@ -146,13 +145,14 @@ class Watched:
         )
 
     @property
-    def empty_cost(self) -> float:
-        """What one more read that brings nothing costs, in small reads."""
-        return 1 + self.mean_bytes / EMPTY_UNIT_BYTES
+    def empty_cost(self) -> int:
+        """What a read costs that is likely to bring nothing."""
+        return QUARANTINED_COST if self.quarantined else 1
 
     def is_suspect(self, now: float) -> bool:
         """Whether its next ring, too, is likely to bring nothing."""
-        return self.empty_reads >= EMPTY_READS_MAX and now - self.last_empty < REST_S
+        is_ringing = self.empty_reads >= EMPTY_READS_MAX
+        return self.quarantined or (is_ringing and now - self.last_empty < REST_S)
 
     def wants_info(self) -> bool:
         """Whether the next read should bring the XINFO in any case."""
@@ -160,5 +160,5 @@ class Watched:
             self.mean_bytes <= INFO_MEAN_BYTES
             or self.swept
             or self.reads % INFO_EVERY == 0
-            or self.empty_reads > 0
+            or 0 < self.empty_reads < EMPTY_READS_MAX
         )

@@ -22,8 +22,7 @@ READ_BYTES_MAX = 4 * 1024 * 1024
 FIRST_COUNT = 10
 """Entries per key while a key's entry size is a guess."""
 EMPTY_READS_PER_S = 5000
-"""What all suspects together may cost, with bursts of a second's worth: about a tenth
-of a core, and 80 MB from Redis where entries are large."""
+"""What all suspects together may cost, with bursts of a second's worth."""
 
 
 def in_parts(every: Iterable[Watched], entries: int) -> Iterator[list[Watched]]:
@@ -169,21 +168,23 @@ class Watches:
             watched.rest_until = watched.last_ring + REST_S
         if now < watched.rest_until:
             self._resting[watched] = None
-        elif watched.is_suspect(now) and not self._pay(watched, now):
-            self._held[watched] = None
-        else:
+        elif not watched.is_suspect(now) or self._may_read(watched):
             watched.last_ring = now
             self._dirty[watched] = None
 
-    def _pay(self, watched: Watched, now: float) -> bool:
-        """Whether a suspect may be read now; the first to wait is the first to be."""
-        self._earn(now)
+    def _may_read(self, suspect: Watched) -> bool:
+        """Whether a suspect is read for its ring now; else it waits for its turn."""
+        if suspect in self._dirty:
+            return True
+        self._earn()
         if self._held or self._credit <= 0:
+            self._held[suspect] = None
             return False
-        self._credit -= watched.empty_cost
+        self._credit -= suspect.empty_cost
         return True
 
-    def _earn(self, now: float) -> None:
+    def _earn(self) -> None:
+        now = time.monotonic()
         earned = (now - self._credited_at) * EMPTY_READS_PER_S
         self._credit = min(self._credit + earned, float(EMPTY_READS_PER_S))
         self._credited_at = now
@@ -230,19 +231,22 @@ class Watches:
     def wake_rested(self) -> None:
         """Read what has rested, and as many suspects as their cost allows."""
         now = time.monotonic()
-        woken = [watched for watched in self._resting if watched.rest_until <= now]
-        for watched in woken:
+        rested = [watched for watched in self._resting if watched.rest_until <= now]
+        for watched in rested:
             del self._resting[watched]
-        self._earn(now)
+            queue = self._held if watched.quarantined else self._dirty
+            queue[watched] = None
+        self._earn()
+        paid = []
         for watched in self._held:
             if self._credit <= 0:
                 break
             self._credit -= watched.empty_cost
-            watched.last_empty = now  # To have waited makes nobody less suspect.
-            woken.append(watched)
-        for watched in woken:
-            self._held.pop(watched, None)
-            watched.last_ring = now
+            paid.append(watched)
+        for watched in paid:
+            del self._held[watched]
+            # To have waited makes nobody less suspect.
+            watched.last_empty = watched.last_ring = now
             self._dirty[watched] = None
 
     def note_empty(self, watched: Watched) -> None:

@@ -33,10 +33,20 @@ def read_empty(watches: Watches, watched: Watched) -> None:
     watches.note_empty(watched)
 
 
+def suspect(watches: Watches, session: str) -> Watched:
+    """A stream that rang several times without entries, just now."""
+    watched = opened(watches, session)
+    for _ in range(EMPTY_READS_MAX):
+        rung(watches, watched)
+        read_empty(watches, watched)
+    return watched
+
+
 def spend(watches: Watches) -> None:
-    """Use up for long what streams that ring without end may cost."""
-    spender = opened(watches, "spender", 10**9)
-    for _ in range(EMPTY_READS_MAX + 1):
+    """Use up what suspects may cost at once."""
+    spender = suspect(watches, "spender")
+    while not watches.held:
         rung(watches, spender)
-        read_empty(watches, spender)
+        if watches.work:
+            read_empty(watches, spender)
     watches.remove(spender)

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from broker.reader.watched import EMPTY_READS_MAX, REST_S, Watched
+from broker.reader.watched import (
+    EMPTY_READS_MAX,
+    QUARANTINED_COST,
+    REST_S,
+    Watched,
+)
 from broker.reader.watches import EMPTY_READS_PER_S, SWEEP_KEYS_MAX, Watches
 from broker.ring.requests import Watch
 from broker.store.loss import Anchor
 from tests.unit.reader.conftest import LINGER_S, SWEEP_S, Clock
-from tests.unit.reader.streams import opened, read_empty, rung, spend, take
+from tests.unit.reader.streams import (
+    opened,
+    read_empty,
+    rung,
+    spend,
+    suspect,
+    take,
+)
 
 
 class TestDirty:
@@ -149,10 +161,7 @@ class TestSweep:
         self, watches: Watches
     ) -> None:
         """The sweep comes first to a stream that waits, but the bell did ring."""
-        watched = opened(watches, "a")
-        for _ in range(EMPTY_READS_MAX):
-            rung(watches, watched)
-            read_empty(watches, watched)
+        watched = suspect(watches, "a")
         spend(watches)
         rung(watches, watched)
         watches.sweep(SWEEP_S)
@@ -198,11 +207,8 @@ class TestSuspects:
 
     def test_what_has_entries_never_waits(self, watches: Watches) -> None:
         """Somebody else's storm must not make it late."""
+        watched = suspect(watches, "a")
         spend(watches)
-        watched = opened(watches, "a")
-        for _ in range(EMPTY_READS_MAX):
-            rung(watches, watched)
-            read_empty(watches, watched)
         watched.note_entries(1, 100)
 
         assert rung(watches, watched) == take(watches).watched
@@ -220,31 +226,42 @@ class TestSuspects:
 
         assert rung(watches, watched) == take(watches).watched
 
-    def test_large_entries_cost_more(self, watches: Watches, clock: Clock) -> None:
-        """The XINFO of an empty read brings two of them."""
-        streams = [opened(watches, str(number), 1_000_000) for number in range(100)]
-        for _ in range(EMPTY_READS_MAX):
-            rung(watches, *streams)
-            while (batch := watches.take()) is not None:
-                for watched in batch:
-                    watches.note_empty(watched)
-        rung(watches, *streams)
+    def test_suspects_of_large_entries_are_read_without_their_xinfo(
+        self, watches: Watches
+    ) -> None:
+        """It brings two whole entries, whatever rang."""
+        watched = opened(watches, "a", 1_000_000)
+        asked = []
+        for _ in range(EMPTY_READS_MAX + 2):
+            rung(watches, watched)
+            asked.append(take(watches).with_info)
+            watched.reads += 1
+            watches.note_empty(watched)
 
-        assert watches.held > 50
+        assert asked == [True] * EMPTY_READS_MAX + [False] * 2
+
+    def test_one_that_waits_is_not_read_for_nothing_in_between(
+        self, watches: Watches, clock: Clock
+    ) -> None:
+        """To ring again when it was long ago that it was read is no way around."""
+        watched = suspect(watches, "a")
+        spend(watches)
+        rung(watches, watched)
+        clock.now += REST_S / 2
+        rung(watches, watched)
+
+        assert watches.held == 1
+        assert watches.take() is None
 
     def test_who_waited_is_read_in_turn(self, watches: Watches, clock: Clock) -> None:
         """Late, not never, and nobody overtakes."""
-        streams = [opened(watches, str(number)) for number in range(3)]
-        for _ in range(EMPTY_READS_MAX):
-            rung(watches, *streams)
-            for watched in take(watches):
-                watches.note_empty(watched)
+        streams = [suspect(watches, str(number)) for number in range(3)]
         spend(watches)
         rung(watches, *streams[:2])
         clock.now += REST_S / 2
         rung(watches, streams[2])
         waiting = watches.take()
-        clock.now += 60
+        clock.now += REST_S
         watches.wake_rested()
 
         assert waiting is None
@@ -268,6 +285,23 @@ class TestQuarantine:
 
         assert soon is None
         assert take(watches).watched == [watched]
+
+    def test_many_of_them_share_what_suspects_may_cost(
+        self, watches: Watches, clock: Clock
+    ) -> None:
+        """Each is read alone, and somebody may write to all of them without end."""
+        streams = [opened(watches, str(number)) for number in range(2000)]
+        for watched in streams:
+            watched.quarantined = watched.alone = True
+        reads = 0
+        for _ in range(40):
+            clock.now += 0.25
+            rung(watches, *streams)
+            watches.wake_rested()
+            while watches.take() is not None:
+                reads += 1
+
+        assert reads <= 1 + 11 * EMPTY_READS_PER_S / QUARANTINED_COST
 
 
 class TestWorkers:
