@@ -287,14 +287,12 @@ class Pump:
         else:
             assert isinstance(entry, Skipped)  # noqa: S101 - narrows for mypy
             self._values[catalog.SKIPPED.slots[entry.reason]] += 1
-            session, entry_id = watched.session, f"{ms}-{n}"
-            reason = entry.reason
             self._log(
                 log.warning,
                 "entry_skipped",
-                session=session,
-                id=entry_id,
-                reason=reason,
+                session=watched.session,
+                id=f"{ms}-{n}",
+                reason=entry.reason,
             )
             kind, payload = Kind.SKIPPED, records.pack_skipped(entry)
         self._chains.append(watched, kind, ms, n, seq, payload)
