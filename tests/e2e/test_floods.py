@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 
 import pytest
 
+from broker.control.commits import WAITERS_MAX
 from broker.store.embedded import EmbeddedServer
 from tests.conftest import StartBroker
 from tests.harness import processes
@@ -114,18 +114,14 @@ async def test_a_flood_of_acks_costs_a_write_now_and_then(
     await client.until("subscribed")
     await author.publish(session, event="e")
     frame = await client.until("e")
-    began = time.monotonic()
-    for number in range(ASKED):
+    # One place is for the broker itself, which stores again what Redis may have lost.
+    asked = WAITERS_MAX - 1
+    for number in range(asked):
         client.send(
             {"cmd": "ack", "id": f"{number}", "data": {"position": frame["id"]}}
         )
-    answers, refused = [], []
-    for _ in range(ASKED):
-        answer = await answer_of(client)
-        answers.append(answer)
-        if answer["event"] != "ack":
-            refused.append((time.monotonic() - began, answer))
+    answers = [await answer_of(client) for _ in range(asked)]
 
-    assert not refused, "seconds after the first ack was sent, and the answer"
-    assert [it["data"]["ref"] for it in answers] == [str(n) for n in range(ASKED)]
+    assert [it for it in answers if it["event"] != "ack"] == []
+    assert [it["data"]["ref"] for it in answers] == [str(n) for n in range(asked)]
     client.cut()
