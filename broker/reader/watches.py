@@ -22,7 +22,8 @@ READ_BYTES_MAX = 4 * 1024 * 1024
 FIRST_COUNT = 10
 """Entries per key while a key's entry size is a guess."""
 EMPTY_READS_PER_S = 5000
-"""What all suspects together may cost, with bursts of a second's worth."""
+"""What all suspects together may cost, with bursts of a second's worth. What is not yet
+a suspect is read besides."""
 
 
 def in_parts(every: Iterable[Watched], entries: int) -> Iterator[list[Watched]]:
@@ -168,9 +169,14 @@ class Watches:
             watched.rest_until = watched.last_ring + REST_S
         if now < watched.rest_until:
             self._resting[watched] = None
-        elif not watched.is_suspect(now) or self._may_read(watched):
+        elif not self._is_suspect(watched, now) or self._may_read(watched):
             watched.last_ring = now
             self._dirty[watched] = None
+
+    def _is_suspect(self, watched: Watched, now: float) -> bool:
+        # Who waits is one until entries have come, however long it takes.
+        waits = watched.empty_reads > 0 and watched in self._held
+        return waits or watched.is_suspect(now)
 
     def _may_read(self, suspect: Watched) -> bool:
         """Whether a suspect is read for its ring now; else it waits for its turn."""

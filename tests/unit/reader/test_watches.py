@@ -51,6 +51,15 @@ class TestDirty:
 
         assert take(watches).watched == streams
 
+    def test_ring_while_the_channel_is_being_opened_is_left_to_the_opening(
+        self, watches: Watches
+    ) -> None:
+        """A key that was watched before is armed still; there is no channel yet."""
+        watched = watches.add("a")
+        rung(watches, watched)
+
+        assert watches.take() is None
+
     def test_forgotten_stream_is_not_put_back(self, watches: Watches) -> None:
         """Its watch has ended while the reply was on its way."""
         watched = opened(watches, "a")
@@ -247,7 +256,7 @@ class TestSuspects:
         watched = suspect(watches, "a")
         spend(watches)
         rung(watches, watched)
-        clock.now += REST_S / 2
+        clock.now += REST_S * 2
         rung(watches, watched)
 
         assert watches.held == 1
