@@ -44,14 +44,18 @@ class BlockingDoorbell:
         Raises:
             StoreUnavailable: A connection was lost.
         """
-        async with asyncio.TaskGroup() as groups:
-            started = 0
-            while True:
-                needed = (len(self._watches) + GROUP_MAX - 1) // GROUP_MAX
-                while started < max(needed, 1):
-                    groups.create_task(self._run_group(started))
-                    started += 1
-                await asyncio.sleep(BLOCK_MS / 1000)
+        try:
+            async with asyncio.TaskGroup() as groups:
+                started = 0
+                while True:
+                    needed = (len(self._watches) + GROUP_MAX - 1) // GROUP_MAX
+                    while started < max(needed, 1):
+                        groups.create_task(self._run_group(started))
+                        started += 1
+                    await asyncio.sleep(BLOCK_MS / 1000)
+        except ExceptionGroup as failed:
+            others = failed.split(StoreUnavailable)[1]
+            raise others or failed.exceptions[0] from None
 
     async def _run_group(self, number: int) -> None:
         connection = await self._connect()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Coroutine, Iterable
+from typing import Any
 
 import structlog
 
@@ -96,11 +98,6 @@ class Source:
                 raise
             except StoreError as error:
                 self._complain(error)
-            except ExceptionGroup as group:
-                rest = group.split(StoreError)[1]
-                if rest is not None:
-                    raise rest from None
-                self._complain(group.exceptions[0])
             self._say_up(False)
             self._values[catalog.RECONNECTS["reader"]] += 1
             await asyncio.sleep(self._pace.delay_s(len(self._watches)))
@@ -131,11 +128,10 @@ class Source:
             self._watches.mark_all_dirty()
             self._say_up(True)
             log.info("reading", server=identity.flavor, version=identity.version)
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._turn(connection), name="turn")
-                tasks.create_task(self._tend(connection, tracks), name="tend")
-                if not tracks:
-                    tasks.create_task(self._block(), name="block")
+            work = [self._turn(connection), self._tend(connection, tracks)]
+            if not tracks:
+                work.append(self._block())
+            await _run_until_one_fails(work)
         finally:
             connection.close()
             # Of a batch that was cut off, some answers may have been used.
@@ -313,8 +309,26 @@ class Source:
             self._board.set(READER_ROW, b.REDIS_UP_EVER, 1)
         self._values[catalog.REDIS_UP.slot] = up
 
-    def _complain(self, error: BaseException) -> None:
+    def _complain(self, error: StoreError) -> None:
         now = time.monotonic()
         if now - self._complained_at >= COMPLAINT_EVERY_S:
             self._complained_at = now
             log.warning("redis_unavailable", why=str(error))
+
+
+async def _run_until_one_fails(work: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Run all of *work*, cancel the rest when one fails, and raise its error.
+
+    Not a task group: before Python 3.13 that forgets that its owner is cancelled if
+    one of its tasks fails meanwhile, and a reader that is told to end would read on.
+    """
+    tasks = [asyncio.create_task(part) for part in work]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+    errors = [error for error in ended if isinstance(error, Exception)]
+    # A fault of ours must not hide behind a connection that was lost with it.
+    raise min(errors, key=lambda error: isinstance(error, StoreError))

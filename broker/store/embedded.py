@@ -105,6 +105,8 @@ class EmbeddedServer:
     def start(self) -> None:
         """Start the server and wait until it answers; nothing if it runs already.
 
+        It ends with the thread that called this: Linux takes that for its parent.
+
         Raises:
             StoreError: It does not start; the message ends with what it said last.
         """

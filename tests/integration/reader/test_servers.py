@@ -60,6 +60,26 @@ def ids_of(history: list[Entry | Hole]) -> list[StreamId]:
     return [item.id for item in history if isinstance(item, Entry)]
 
 
+@pytest.mark.parametrize("steps", range(8))
+async def test_to_be_told_to_end_while_the_connection_is_being_lost_ends_it(
+    start_server: StartServer, steps: int
+) -> None:
+    """In whichever step of noticing the loss that comes; nobody would tell it again."""
+    server = start_server()
+    async with Rig(server.url) as rig:
+        await rig.watch("one")
+        await rig.until(lambda: not rig.source._work.is_set())
+        server.kill()
+        await rig.source._work.wait()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        ending = asyncio.create_task(rig.end())
+        done, _ = await asyncio.wait([ending], timeout=5)
+        ending.cancel()
+
+    assert done
+
+
 async def test_server_that_restarts_with_all_its_data_resets_nothing(
     start_server: StartServer,
 ) -> None:
