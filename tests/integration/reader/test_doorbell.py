@@ -7,6 +7,7 @@ import random
 import time
 
 import pytest
+from structlog.testing import capture_logs
 
 from broker.metrics import catalog
 from broker.model import Position
@@ -176,8 +177,9 @@ async def test_keys_that_ring_without_entries_cost_so_much_and_no_more(
         await control.call("CONFIG", "SET", setting, 100)
         try:
             began, before = time.monotonic(), rig.count(empty)
-            await rig.until(lambda: rig.watches.held > 0)
-            await asyncio.sleep(2)
+            with capture_logs() as logged:
+                await rig.until(lambda: rig.watches.held > 0)
+                await asyncio.sleep(2)
             reads, took_s = rig.count(empty) - before, time.monotonic() - began
             await publish_at_random(publishers, 0.5)
             await rig.until(lambda: all_is_told(publishers, chains), patience_s=1.5)
@@ -185,6 +187,7 @@ async def test_keys_that_ring_without_entries_cost_so_much_and_no_more(
             await control.call("CONFIG", "SET", setting, 1_000_000)
 
         check_all(publishers, chains)
+        assert [line["event"] for line in logged].count("rings_for_nothing") == 1
         free = EMPTY_READS_MAX * 450
         assert EMPTY_READS_PER_S < reads < free + EMPTY_READS_PER_S * (took_s + 1.5)
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
+
+from structlog.testing import capture_logs
 
 from broker.metrics import catalog
+from broker.reader.pump import LOGGED_PER_S
 from broker.store.connection import Connection
 from broker.store.embedded import EmbeddedServer
 from tests.integration.reader.publisher import Publisher, key
@@ -38,6 +42,28 @@ async def test_key_that_is_no_stream_does_not_starve_the_others(
         assert chains["bad"].complaints == ["wrongtype"]
         assert rig.count(catalog.READ_ERRORS.slots["wrongtype"]) >= 1
         assert rig.count(catalog.RECONNECTS["reader"]) == 0
+
+
+async def test_many_keys_that_are_no_streams_do_not_flood_the_log(
+    server: EmbeddedServer, publisher: Publisher
+) -> None:
+    """Each is counted; the log names some."""
+    sessions = [f"bad{number}" for number in range(3 * LOGGED_PER_S)]
+    async with Rig(server.url) as rig:
+        for session in sessions:
+            await rig.watch(session)
+        with capture_logs() as logged:
+            began = time.monotonic()
+            await publisher.run(*(("SET", key(one), "no stream") for one in sessions))
+            await rig.until(
+                lambda: (
+                    rig.count(catalog.READ_ERRORS.slots["wrongtype"]) >= len(sessions)
+                )
+            )
+            took_s = time.monotonic() - began
+
+    said = [line for line in logged if line["event"] == "stream_unreadable"]
+    assert LOGGED_PER_S <= len(said) <= LOGGED_PER_S * (1 + int(took_s))
 
 
 async def test_key_that_is_a_stream_again_is_read_again(
