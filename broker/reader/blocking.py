@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from broker.errors import StoreRefused, StoreUnavailable
+from broker.reader.together import worst
 from broker.reader.watched import Watched
 from broker.reader.watches import Watches
 from broker.store.connection import Connection
@@ -42,7 +43,7 @@ class BlockingDoorbell:
         """Keep as many groups as there are keys for.
 
         Raises:
-            StoreUnavailable: A connection was lost.
+            StoreError: A connection was lost, or could not be opened.
         """
         try:
             async with asyncio.TaskGroup() as groups:
@@ -54,8 +55,7 @@ class BlockingDoorbell:
                         started += 1
                     await asyncio.sleep(BLOCK_MS / 1000)
         except ExceptionGroup as failed:
-            others = failed.split(StoreUnavailable)[1]
-            raise others or failed.exceptions[0] from None
+            raise worst(failed.exceptions) from None
 
     async def _run_group(self, number: int) -> None:
         connection = await self._connect()

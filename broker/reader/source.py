@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Coroutine, Iterable
-from typing import Any
 
 import structlog
 
@@ -19,6 +17,7 @@ from broker.reader.chain import Chains
 from broker.reader.opening import Openings
 from broker.reader.pace import ReconnectPace
 from broker.reader.pump import Pump
+from broker.reader.together import run_until_one_fails
 from broker.reader.verifying import judge, questions
 from broker.reader.watches import Watches, in_parts
 from broker.ring import board as b
@@ -128,10 +127,10 @@ class Source:
             self._watches.mark_all_dirty()
             self._say_up(True)
             log.info("reading", server=identity.flavor, version=identity.version)
-            work = [self._turn(connection), self._tend(connection, tracks)]
+            parts = [self._turn(connection), self._tend(connection, tracks)]
             if not tracks:
-                work.append(self._block())
-            await _run_until_one_fails(work)
+                parts.append(self._block())
+            await run_until_one_fails(*parts)
         finally:
             connection.close()
             # Of a batch that was cut off, some answers may have been used.
@@ -314,21 +313,3 @@ class Source:
         if now - self._complained_at >= COMPLAINT_EVERY_S:
             self._complained_at = now
             log.warning("redis_unavailable", why=str(error))
-
-
-async def _run_until_one_fails(work: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Run all of *work*, cancel the rest when one fails, and raise its error.
-
-    Not a task group: before Python 3.13 that forgets that its owner is cancelled if
-    one of its tasks fails meanwhile, and a reader that is told to end would read on.
-    """
-    tasks = [asyncio.create_task(part) for part in work]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        ended = await asyncio.gather(*tasks, return_exceptions=True)
-    errors = [error for error in ended if isinstance(error, Exception)]
-    # A fault of ours must not hide behind a connection that was lost with it.
-    raise min(errors, key=lambda error: isinstance(error, StoreError))

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from broker.metrics import catalog
 from broker.model import Position
+from broker.reader.blocking import GROUP_MAX
 from broker.reader.pump import Pump
 from broker.reader.watched import EMPTY_READS_MAX
 from broker.reader.watches import EMPTY_READS_PER_S, Batch
@@ -114,6 +115,27 @@ async def test_killed_connections_lose_nothing_and_repeat_nothing(
     assert killed >= 5
     assert check_all(publishers, chains) > 1000
     assert sum(chain.resets for chain in chains.values()) == 0
+
+
+async def test_blocking_reads_that_may_not_log_in_are_tried_again(
+    server: EmbeddedServer, publisher: Publisher
+) -> None:
+    """The password was changed: the operator sees why, and it ends nothing."""
+    control, user = publisher.connection, ("ACL", "SETUSER", "reader")
+    await control.call(*user, "on", ">old", "~*", "&*", "+@all")
+    url = server.url.replace("://", "://reader:old@")
+    async with Rig(url, reader_mode="blocking") as rig:
+        await rig.watch("s0")
+        await control.call(*user, "resetpass", ">new")
+        for number in range(1, GROUP_MAX + 1):
+            await rig.watch(f"s{number}")
+        with capture_logs() as logged:
+            await rig.until(lambda: not rig.is_up)
+        await control.call(*user, ">old")
+        await rig.until(lambda: rig.is_up)
+    await control.call("ACL", "DELUSER", "reader")
+
+    assert "WRONGPASS" in logged[0]["why"]
 
 
 @pytest.mark.parametrize("bad_key", [False, True])
