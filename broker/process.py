@@ -98,3 +98,17 @@ def watch_for_end(boot: Boot, stop: asyncio.Future[ExitStatus]) -> None:
     loop.add_signal_handler(signal.SIGTERM, end, ExitStatus.DONE)
     # A terminal sends it to the whole group; the supervisor decides when we go.
     loop.add_signal_handler(signal.SIGINT, lambda: None)
+
+
+def ignore_from_now_on(*numbers: signal.Signals) -> None:
+    """Ignore signals that the running loop handles, until the process ends.
+
+    The loop gives its handlers back when it closes: a late signal would end the
+    process, which leaves as it was told, with a status that says that it has failed.
+    """
+    # For the moment in which the default is back; other threads would not heed it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    loop = asyncio.get_running_loop()
+    for number in numbers:
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import sys
 from collections.abc import Coroutine
 from typing import Any
@@ -18,7 +19,13 @@ from broker.logs import configure_logs
 from broker.metrics import catalog
 from broker.metrics.pulse import Growth, LoopLag
 from broker.metrics.slots import Row, Slots
-from broker.process import Boot, ExitStatus, read_boot, watch_for_end
+from broker.process import (
+    Boot,
+    ExitStatus,
+    ignore_from_now_on,
+    read_boot,
+    watch_for_end,
+)
 from broker.reader.chain import Chains
 from broker.reader.cluster import ClusterReader
 from broker.reader.desk import Clerk, open_desk
@@ -80,6 +87,7 @@ async def _run(boot: Boot, settings: Settings) -> int:
             task.result()
             raise RuntimeError(f"the task {task.get_name()} ended")
         task.cancel()
+    ignore_from_now_on(signal.SIGTERM)
     return stop.result()
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 
+from broker.process import ignore_from_now_on
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -14,6 +16,7 @@ class SignalQueue:
     def __init__(self, wake: asyncio.Event) -> None:
         self._wake = wake
         self._queued: list[signal.Signals] = []
+        self._was_asked = False
 
     def install(self) -> None:
         """Take the signals over; only in the main thread."""
@@ -25,7 +28,9 @@ class SignalQueue:
             loop.add_signal_handler(number, self._queue, number)
 
     def remove(self) -> None:
-        """Give the signals back."""
+        """Give the signals back; but who was asked to stop hears SIGTERM no more."""
+        if self._was_asked:
+            ignore_from_now_on(signal.SIGTERM)
         loop = asyncio.get_running_loop()
         for number in STOP_SIGNALS:
             loop.remove_signal_handler(number)
@@ -37,4 +42,5 @@ class SignalQueue:
 
     def _queue(self, number: signal.Signals) -> None:
         self._queued.append(number)
+        self._was_asked = True
         self._wake.set()

@@ -17,7 +17,13 @@ import uvloop
 from broker.config import Settings
 from broker.logs import configure_logs
 from broker.metrics.slots import Slots
-from broker.process import Boot, ExitStatus, read_boot, watch_for_end
+from broker.process import (
+    Boot,
+    ExitStatus,
+    ignore_from_now_on,
+    read_boot,
+    watch_for_end,
+)
 from broker.ring import board as b
 from broker.ring.doorbell import Doorbell
 from broker.ring.receiver import Receiver
@@ -86,8 +92,7 @@ async def _run(boot: Boot, settings: Settings) -> int:
         await worker.drain(hurry)
     for task in tasks:
         task.cancel()
-    # The loop gives its handlers back: a late signal would end us as if we had failed.
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGUSR1))
+    ignore_from_now_on(signal.SIGTERM, signal.SIGUSR1)
     return stop.result()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +13,7 @@ import pytest
 
 from broker.store.embedded import EmbeddedServer
 from tests.conftest import NewWatcher, StartBroker
-from tests.harness import http
+from tests.harness import http, processes
 from tests.harness.client import Ended, WebSocketClient
 from tests.harness.publisher import Author, RatePublisher
 from tests.harness.recorder import Recorder
@@ -197,3 +199,20 @@ async def test_second_signal_hurries(
 
     assert running is None
     assert status == 0
+
+
+async def test_a_worker_that_is_told_again_and_again_leaves_as_it_should(
+    start_broker: StartBroker, shared_redis: EmbeddedServer
+) -> None:
+    """Also in its last moment: a pod manager may signal the whole group, and twice."""
+    broker = start_broker(shared_redis.url)
+    workers = broker.workers
+    broker.signal(signal.SIGTERM)
+    while any(processes.is_alive(pid) for pid in workers):
+        for pid in workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        await asyncio.sleep(0)
+
+    assert broker.wait() == 0
+    assert broker.log.text.count('"status":0,"event":"child_ended"') == 3

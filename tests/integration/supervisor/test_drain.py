@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import time
@@ -86,6 +87,21 @@ async def test_reader_that_dies_while_workers_drain_is_replaced() -> None:
 
         assert started["child"] == "reader"
         assert await pod.ended() == 0
+
+
+async def test_signal_in_the_last_moment_changes_nothing() -> None:
+    """It has done what it was asked for, and must not look as if it had failed."""
+    async with running_pod() as pod:
+        await pod.announced()
+        pod.signal(signal.SIGTERM)
+        await pod.logged("stopped")
+        ending = asyncio.create_task(pod.ended())
+        while not ending.done():
+            with contextlib.suppress(ProcessLookupError):
+                pod.signal(signal.SIGTERM)
+            await asyncio.sleep(0)
+
+        assert await ending == 0
 
 
 async def test_worker_that_dies_while_draining_is_not_replaced() -> None:
