@@ -45,6 +45,7 @@ check: $(DEV_READY)
 bench: $(DEV_READY)
 	$(BIN)/python -m tests.bench.bench_protocols
 	$(BIN)/python -m tests.bench.bench_ring
+	$(BIN)/python -m tests.bench.bench_reader
 	$(BIN)/python -m tests.bench.bench_storm
 
 fmt: $(DEV_READY)
