@@ -2,8 +2,7 @@
 
 Rings and answers are bytes that were made before, so there is no server and no socket.
 Prints microseconds of CPU per event: without a pause, which repeats within 2 %, and
-with sleep before each burst, after which the caches of a shared machine are cold.
-Asserts nothing.
+with sleep before each burst, as under load, which costs more. Asserts nothing.
 """
 
 from __future__ import annotations
