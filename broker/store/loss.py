@@ -92,6 +92,8 @@ class Anchor(msgspec.Struct, frozen=True, gc=False):
             ``cursor`` unless the counting is deferred.
         delivered: How many entries were handed on after ``since``.
         announced: How many after ``since`` have been announced as lost.
+        least: Where ``seq`` is not known: how many entries up to ``since`` were seen,
+            so its ordinal is at least that.
     """
 
     cursor: StreamId
@@ -99,6 +101,14 @@ class Anchor(msgspec.Struct, frozen=True, gc=False):
     since: StreamId
     delivered: int
     announced: int = 0
+    least: int = 0
+
+    @property
+    def counted(self) -> int | None:
+        """The ordinal of ``cursor`` or, if that is not known, what it is at least."""
+        if self.seq is None:
+            return self.least + self.delivered or None
+        return self.seq + self.delivered
 
     @classmethod
     def at(cls, position: Position) -> Anchor:
@@ -154,7 +164,8 @@ def belongs(
     """Whether *position* can be one of the stream that *info* describes.
 
     Args:
-        position: The id and, where known, the ordinal of an entry that was read.
+        position: The id and, where known, the ordinal of an entry that was read, or
+            a number that this ordinal is not below.
         info: None if there is no such key.
         present: Whether there is an entry at that id; None if nobody looked.
     """
@@ -217,8 +228,8 @@ def settle(
         return _defer(anchor, entry_ids)
     if anchor.cursor == FIRST_ID:
         seq = 0
-    counted = None if seq is None else seq + anchor.delivered
-    if not belongs(Position(anchor.cursor, counted), info, present=cursor_present):
+    cursor = Position(anchor.cursor, anchor.counted)
+    if not belongs(cursor, info, present=cursor_present):
         return Reset()
     if info is None:
         return Page([], [], Anchor.at(Position(FIRST_ID, 0)))
@@ -316,13 +327,15 @@ def _settle_unknown(
             return _first_retained(anchor, ids, info)
         if not at_tail:
             gap = _gap_in_front(Position(since), ids[0], None, None)
-            after = Anchor(ids[-1], None, before_first, len(ids))
+            least = anchor.counted or 0
+            after = Anchor(ids[-1], None, before_first, len(ids), least=least)
             return Page([(0, gap)], [0] * len(ids), after)
     if at_tail:
         return _late_gap(anchor, ids, info, None)
     if anchor.delivered or info.max_deleted > anchor.cursor:
         return _defer(anchor, ids)
-    return Page([], [0] * len(ids), Anchor.at(Position(ids[-1])))
+    last, least = ids[-1], anchor.least + len(ids)
+    return Page([], [0] * len(ids), Anchor(last, None, last, 0, least=least))
 
 
 def _exact_tail(anchor: Anchor, ids: Sequence[StreamId], info: StreamInfo) -> Page:
@@ -360,8 +373,9 @@ def _defer(anchor: Anchor, ids: Sequence[StreamId]) -> Page:
     if not ids:
         return Page([], [], anchor)
     count = len(ids)
-    delivered = anchor.delivered + count
-    after = Anchor(ids[-1], anchor.seq, anchor.since, delivered, anchor.announced)
+    after = msgspec.structs.replace(
+        anchor, cursor=ids[-1], delivered=anchor.delivered + count
+    )
     return Page([], [0] * count, after)
 
 

@@ -303,6 +303,21 @@ def test_full_page_of_a_stream_made_anew_is_a_reset() -> None:
     assert settle(Anchor.at(Position((50, 0), 6)), ids, True, info) == Reset()
 
 
+def test_stream_made_anew_between_the_pages_of_a_bare_id_is_a_reset() -> None:
+    """Where no ordinal is known, what was read says how many there were at least."""
+    stream = stream_of(10)
+    first = settle(Anchor.at(Position((1004, 0))), stream.ids[4:6], True, stream.info())
+    assert isinstance(first, Page)
+    assert first.anchor.seq is None
+    second = settle(first.anchor, stream.ids[6:8], True, stream.info())
+    assert isinstance(second, Page)
+
+    anew = [(2001, 0), (2002, 0)]
+    one_trimmed = StreamInfo(3, 2, anew[-1], anew[0], max_deleted=(0, 0))
+
+    assert settle(second.anchor, anew, False, one_trimmed) == Reset()
+
+
 def test_entry_deleted_by_hand_is_not_taken_for_another_history() -> None:
     """An absent entry at or below the largest deleted id may have been deleted."""
     info = StreamInfo(5, 3, (50, 0), (30, 0), max_deleted=(40, 0))
