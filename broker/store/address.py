@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from typing import Any, Literal, TypeAlias
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
@@ -32,6 +33,7 @@ _OPTIONS = (
     "ssl_certfile",
     "ssl_keyfile",
 )
+_HOSTS = re.compile(r"(?P<before>[^:/?#]+://(?:[^/?#]*@)?)(?P<hosts>[^/?#]*)")
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,10 +117,17 @@ def parse_url(url: str) -> Address:
         ConfigError: The URL is none of these. The message does not repeat the URL,
             which may hold a password.
     """
+    hosts = ""
+    if found := _HOSTS.match(url):
+        # Not for `urlsplit`: newer Pythons refuse several hosts with brackets.
+        hosts = found["hosts"]
+        url = found["before"] + url[found.end() :]
     try:
         parts = urlsplit(url)
     except ValueError:
-        raise ConfigError("the Redis URL has no valid host and port") from None
+        raise ConfigError(
+            "user and password in the Redis URL must be percent-encoded"
+        ) from None
     kind = SCHEMES.get(parts.scheme)
     if kind is None:
         raise ConfigError(
@@ -143,7 +152,7 @@ def parse_url(url: str) -> Address:
     if kind == "cluster" and db:
         raise ConfigError("a cluster has no database but 0")
     common |= {"db": db, "options": options}
-    nodes = _nodes(parts, 26379 if kind == "sentinel" else 6379)
+    nodes = _nodes(hosts, 26379 if kind == "sentinel" else 6379)
     if kind == "server":
         if len(nodes) > 1:
             raise ConfigError("only sentinel and cluster URLs have several hosts")
@@ -164,11 +173,10 @@ def _options(query: str) -> dict[str, str]:
     return options
 
 
-def _nodes(parts: SplitResult, default_port: int) -> tuple[Node, ...]:
-    """Host and port of each node; `SplitResult` knows only one."""
-    netloc = parts.netloc.rpartition("@")[2]
+def _nodes(hosts: str, default_port: int) -> tuple[Node, ...]:
+    """Host and port of each node."""
     nodes = []
-    for text in netloc.split(","):
+    for text in hosts.split(","):
         try:
             one = urlsplit(f"//{text}")
             port = one.port

@@ -59,6 +59,8 @@ def test_url_is_taken_apart(url: str, address: Address) -> None:
         ("", "begin with"),
         ("redis://h:x", "valid host and port"),
         ("redis://h:99999", "valid host and port"),
+        ("redis://[::1", "valid host and port"),
+        ("redis://u:p[@h", "percent-encoded"),
         ("redis://h/x", "must be a number"),
         ("redis://h1,h2", "several hosts"),
         ("redis+sentinel://h1,h2", "needs the service"),
