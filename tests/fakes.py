@@ -65,11 +65,12 @@ class StepLoop(_Loop):  # type: ignore[misc]
     @contextmanager
     def running(self) -> Iterator[None]:
         """Be the running loop of this thread."""
+        before = asyncio._get_running_loop()
         asyncio._set_running_loop(self)
         try:
             yield
         finally:
-            asyncio._set_running_loop(None)
+            asyncio._set_running_loop(before)
 
     def step(self) -> bool:
         """Run the next callback; False if there is none."""
