@@ -14,8 +14,9 @@ from broker.reader.watched import Watched
 from broker.reader.watches import READ_BYTES_MAX, Watches
 from broker.ring import records, requests
 from broker.store.connection import Command, Connection
-from broker.store.loss import Anchor, StreamInfo, belongs, read_stream_info
+from broker.store.loss import Anchor, belongs
 from broker.store.replies import first_error, store_error
+from broker.store.stream_info import StreamInfo, read_stream_info
 
 OPEN_MAX, OPEN_FIRST = 128, 8
 """Channels opened with one write to Redis; each XINFO brings two whole entries."""

@@ -20,7 +20,8 @@ from broker.reader.watches import Batch, Watches
 from broker.ring import records
 from broker.ring.layout import Kind
 from broker.store.connection import Connection
-from broker.store.loss import NOT_READ, Anchor, Page, Reset, is_next, settle
+from broker.store.loss import Anchor, Page, Reset, is_next, settle
+from broker.store.stream_info import NOT_READ
 from broker.store.streams import (
     BatchError,
     Entry,

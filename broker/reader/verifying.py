@@ -10,8 +10,9 @@ from broker.errors import StoreRefused
 from broker.reader.chain import Chains
 from broker.reader.watched import Watched
 from broker.store.connection import Command
-from broker.store.loss import belongs, read_stream_info
+from broker.store.loss import belongs
 from broker.store.replies import first_error, store_error
+from broker.store.stream_info import read_stream_info
 
 log = structlog.get_logger(__name__)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from broker.model import START, Position, StreamId
 from broker.ring.requests import Watch as Request
-from broker.store.loss import Anchor, StreamInfo
+from broker.store.loss import Anchor
+from broker.store.stream_info import StreamInfo
 
 FIRST_MEAN_BYTES = 1024
 INFO_MEAN_BYTES = 16 * 1024

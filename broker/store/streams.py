@@ -11,8 +11,8 @@ from hiredis import ReplyError
 
 from broker.model import FIRST_ID, LAST_ID, StreamId, parse_stream_id
 from broker.store.connection import Command, Connection, encode_commands
-from broker.store.loss import NOT_READ, Info, StreamInfo, read_stream_info
 from broker.store.replies import RETRY_KINDS, error_kind, first_error, store_error
+from broker.store.stream_info import NOT_READ, Info, StreamInfo, read_stream_info
 
 Entry = tuple[StreamId, list[bytes]]
 """An id and the fields ``[name, value, name, value, ...]``."""

@@ -17,9 +17,9 @@ from broker.model import StreamId
 from broker.store.cluster import ClusterConnection
 from broker.store.connection import Connection
 from broker.store.keys import EventKeys
-from broker.store.loss import StreamInfo
 from broker.store.server import identify
 from broker.store.standing import StandingConnection
+from broker.store.stream_info import StreamInfo
 from broker.store.streams import Entry, EntryPage, history, read_page, stream_info
 
 log = structlog.get_logger(__name__)

@@ -19,7 +19,8 @@ from broker.metrics import catalog
 from broker.metrics.slots import Row
 from broker.model import FIRST_ID, START, Position, StreamId, id_before
 from broker.ring.receiver import Receiver
-from broker.store.loss import Anchor, Reset, StreamInfo, belongs
+from broker.store.loss import Anchor, Reset, belongs
+from broker.store.stream_info import StreamInfo
 from broker.worker.archive import FIRST_COUNT, Archive, SharedRead, next_count
 from broker.worker.asking import Asking
 from broker.worker.channels import (

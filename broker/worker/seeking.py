@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from broker.entry import Event, read_entry
 from broker.model import Position, StreamId, id_before
-from broker.store.loss import StreamInfo
+from broker.store.stream_info import StreamInfo
 from broker.store.streams import Entry
 from broker.worker.archive import Archive, count_of, next_count
 from broker.worker.channels import Start, StartAt

@@ -16,7 +16,7 @@ import msgspec
 from broker.entry import Event, read_entry
 from broker.model import LAST_ID, START, U64_MAX, Position, StreamId
 from broker.protocols.openhands.v1 import is_state, read_state
-from broker.store.loss import StreamInfo
+from broker.store.stream_info import StreamInfo
 from broker.store.streams import Entry
 from broker.worker.archive import FIRST_COUNT, Archive, next_count
 

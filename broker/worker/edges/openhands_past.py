@@ -18,7 +18,7 @@ from broker.entry import Event, read_entry
 from broker.errors import StoreError
 from broker.model import FIRST_ID, StreamId, id_before
 from broker.protocols.openhands.rest import EVERYTHING, EventFilter, Search, event_id
-from broker.store.loss import StreamInfo
+from broker.store.stream_info import StreamInfo
 from broker.store.streams import Entry
 from broker.worker.archive import FIRST_COUNT, Archive, next_count
 from broker.worker.entrance import refusal_of

@@ -15,8 +15,8 @@ from broker.control.upstream import Answer
 from broker.errors import StoreError
 from broker.protocols.openhands import rest, rest_answers
 from broker.protocols.openhands.rest import COMMANDS, Invalid
-from broker.store.loss import StreamInfo
 from broker.store.session_outcomes import Record
+from broker.store.stream_info import StreamInfo
 from broker.worker.edges.edge import HEADERS, Outbox, json_response
 from broker.worker.edges.openhands_acts import Acts, BadBody, read_body
 from broker.worker.edges.openhands_past import Past

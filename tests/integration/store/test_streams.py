@@ -9,7 +9,7 @@ import pytest
 from broker.errors import StoreRefused, StoreUnavailable
 from broker.model import FIRST_ID, LAST_ID, U64_MAX, StreamId
 from broker.store.connection import Connection
-from broker.store.loss import NOT_READ, Info, StreamInfo
+from broker.store.stream_info import NOT_READ, Info, StreamInfo
 from broker.store.streams import (
     BatchError,
     Entry,

@@ -13,7 +13,7 @@ from broker.reader.watches import (
     Watches,
     in_parts,
 )
-from broker.store.loss import StreamInfo
+from broker.store.stream_info import StreamInfo
 from tests.unit.reader.conftest import SWEEP_S
 from tests.unit.reader.streams import opened, rung, take
 

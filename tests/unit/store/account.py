@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from broker.model import FIRST_ID, Position, StreamId, id_before
-from broker.store.loss import Anchor, Gap, Info, Page, StreamInfo, settle
+from broker.store.loss import Anchor, Gap, Page, settle
+from broker.store.stream_info import Info, StreamInfo
 
 
 class ModelStream:

@@ -7,16 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.model import FIRST_ID, Position
-from broker.store.loss import (
-    NOT_READ,
-    Anchor,
-    Gap,
-    Page,
-    Reset,
-    StreamInfo,
-    belongs,
-    settle,
-)
+from broker.store.loss import Anchor, Gap, Page, Reset, belongs, settle
+from broker.store.stream_info import NOT_READ, StreamInfo
 from tests.unit.store.account import Account, ModelStream
 
 CHANGES = st.one_of(

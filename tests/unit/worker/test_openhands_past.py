@@ -11,7 +11,7 @@ import pytest
 from broker.errors import StoreUnavailable
 from broker.model import FIRST_ID, StreamId
 from broker.protocols.openhands.rest import EVERYTHING, EventFilter, Search
-from broker.store.loss import StreamInfo
+from broker.store.stream_info import StreamInfo
 from broker.store.streams import Entry
 from broker.worker.edges import openhands_past
 from broker.worker.edges.openhands_past import Past

@@ -9,7 +9,8 @@ from broker.model import Position
 from broker.protocols.formats import NATIVE, SSE, Format, NativeFormat
 from broker.ring.layout import Kind
 from broker.ring.records import pack_gap, pack_skipped
-from broker.store.loss import Anchor, Reset, StreamInfo
+from broker.store.loss import Anchor, Reset
+from broker.store.stream_info import StreamInfo
 from broker.store.streams import EntryPage
 from broker.worker.pages import (
     PAGE_EVENTS,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from broker.entry import Event
 from broker.model import FIRST_ID, LAST_ID, Position, StreamId, id_before
-from broker.store.loss import StreamInfo
+from broker.store.stream_info import StreamInfo
 from broker.store.streams import Entry
 from broker.worker.archive import COUNT_MAX, Archive
 from broker.worker.channels import Start, StartAt

@@ -6,7 +6,7 @@ import pytest
 from hiredis import ReplyError
 
 from broker.errors import ServerUnsuitable, StoreRefused, StoreUnavailable
-from broker.store.loss import StreamInfo, read_stream_info
+from broker.store.stream_info import StreamInfo, read_stream_info
 
 
 def test_info_of_a_missing_key_is_none() -> None:
