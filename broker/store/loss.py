@@ -28,8 +28,8 @@ class Anchor(msgspec.Struct, frozen=True, gc=False):
             ``cursor`` unless the counting is deferred.
         delivered: How many entries were handed on after ``since``.
         announced: How many after ``since`` have been announced as lost.
-        least: Where ``seq`` is not known: how many entries up to ``since`` were seen,
-            so its ordinal is at least that.
+        least: Where ``seq`` is not known: a number that the ordinal of ``since`` is
+            not below, by what was seen and what was removed up to there.
     """
 
     cursor: StreamId
@@ -166,6 +166,8 @@ def settle(
         return Reset()
     if info is None:
         return Page([], [], Anchor.at(Position(FIRST_ID, 0)))
+    if (cursor.seq or 0) + len(entry_ids) > info.added:
+        return Reset()
     at_tail = not full or entry_ids[-1] == info.last
     if seq is None:
         return _settle_unknown(anchor, entry_ids, at_tail, info)
@@ -267,7 +269,8 @@ def _settle_unknown(
         return _late_gap(anchor, ids, info, None)
     if anchor.delivered or info.max_deleted > anchor.cursor:
         return _defer(anchor, ids)
-    last, least = ids[-1], anchor.least + len(ids)
+    # What was removed lies below these entries, as what was seen does.
+    last, least = ids[-1], max(anchor.least, info.added - info.length) + len(ids)
     return Page([], [0] * len(ids), Anchor(last, None, last, 0, least=least))
 
 

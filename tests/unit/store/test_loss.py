@@ -310,6 +310,29 @@ def test_stream_made_anew_between_the_pages_of_a_bare_id_is_a_reset() -> None:
     assert settle(second.anchor, anew, False, one_trimmed) == Reset()
 
 
+def test_removed_entries_tell_how_many_there_were_at_least() -> None:
+    """A trimmed stream was longer than what a bare id has read of it."""
+    stream = stream_of(1010)
+    stream.trim_to_length(10)
+    start = Anchor.at(Position(stream.ids[0]))
+    page = settle(start, stream.ids[1:3], True, stream.info(), cursor_present=True)
+    assert isinstance(page, Page)
+
+    anew = [(3003, 0), (3004, 0)]
+    two_trimmed = StreamInfo(12, 10, (3012, 0), anew[0], max_deleted=(0, 0))
+
+    assert settle(page.anchor, anew, True, two_trimmed) == Reset()
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_more_entries_behind_a_bare_id_than_were_added_is_a_reset(full: bool) -> None:
+    """After a failover that lost writes, as where the ordinal is known."""
+    anchor = Anchor((5, 0), None, (5, 0), 0, least=4)
+    info = StreamInfo(5, 5, (11, 0), (1, 0), max_deleted=(0, 0))
+
+    assert settle(anchor, [(9, 0), (10, 0)], full, info) == Reset()
+
+
 def test_entry_deleted_by_hand_is_not_taken_for_another_history() -> None:
     """An absent entry at or below the largest deleted id may have been deleted."""
     info = StreamInfo(5, 3, (50, 0), (30, 0), max_deleted=(40, 0))
