@@ -33,7 +33,9 @@ _OPTIONS = (
     "ssl_certfile",
     "ssl_keyfile",
 )
-_HOSTS = re.compile(r"(?P<before>[^:/?#]+://(?:[^/?#]*@)?)(?P<hosts>[^/?#]*)")
+_IGNORED = dict.fromkeys(map(ord, "\t\r\n"))
+"""As `urlsplit` does it: what a file with a secret may end with, or be broken by."""
+_AUTHORITY = re.compile(r"([^:/?#]+://)(?:([^/?#]*)@)?([^/?#]*)")
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,17 +119,11 @@ def parse_url(url: str) -> Address:
         ConfigError: The URL is none of these. The message does not repeat the URL,
             which may hold a password.
     """
-    hosts = ""
-    if found := _HOSTS.match(url):
-        # Not for `urlsplit`: newer Pythons refuse several hosts with brackets.
-        hosts = found["hosts"]
-        url = found["before"] + url[found.end() :]
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        raise ConfigError(
-            "user and password in the Redis URL must be percent-encoded"
-        ) from None
+    # Not all for `urlsplit`: of several hosts it knows one, and newer Pythons refuse
+    # brackets in the others and in a password.
+    scheme, login, hosts, rest = _cut(url)
+    username, _, password = login.partition(":")
+    parts = urlsplit(scheme + rest)
     kind = SCHEMES.get(parts.scheme)
     if kind is None:
         raise ConfigError(
@@ -137,8 +133,8 @@ def parse_url(url: str) -> Address:
     options = _options(parts.query)
     common: dict[str, Any] = {
         "kind": kind,
-        "username": unquote(parts.username or ""),
-        "password": unquote(parts.password or ""),
+        "username": unquote(username),
+        "password": unquote(password),
         "tls": parts.scheme.startswith("rediss"),
     }
     if parts.scheme == "unix":
@@ -159,6 +155,21 @@ def parse_url(url: str) -> Address:
         ((host, port),) = nodes
         return Address(host=host, port=port, **common)
     return Address(nodes=nodes, service=service, **common)
+
+
+def _cut(url: str) -> tuple[str, str, str, str]:
+    """Scheme and ``://``, login, hosts, and what comes behind them."""
+    url = url.strip().translate(_IGNORED)
+    found = _AUTHORITY.match(url)
+    scheme, login, hosts = found.groups("") if found else ("", "", "")
+    rest = url[found.end() :] if found else url
+    if "@" in rest:
+        # What stands there may be a part of the password: nothing of it is shown.
+        raise ConfigError(
+            "the Redis URL has an @ behind its hosts: write / ? # in user and password "
+            "as %2F %3F %23, and an @ that belongs there as %40"
+        )
+    return scheme, login, hosts, rest
 
 
 def _options(query: str) -> dict[str, str]:
@@ -202,7 +213,7 @@ def _path(path: str, kind: Kind) -> tuple[str, str]:
 def _database(text: str) -> int:
     if not text:
         return 0
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise ConfigError("the database in the Redis URL must be a number")
     return int(text)
 

@@ -21,6 +21,10 @@ from broker.store.address import Address, parse_url
         ("unix:///run/r.sock", Address(path="/run/r.sock")),
         ("unix://u:p@/r?db=4", Address(path="/r", username="u", password="p", db=4)),
         (
+            "redis://u:p[]@[::1]:7\n",
+            Address(host="::1", port=7, username="u", password="p[]"),
+        ),
+        (
             "rediss://h?ssl_ca_certs=/ca.pem",
             Address(host="h", tls=True, options={"ssl_ca_certs": "/ca.pem"}),
         ),
@@ -60,8 +64,12 @@ def test_url_is_taken_apart(url: str, address: Address) -> None:
         ("redis://h:x", "valid host and port"),
         ("redis://h:99999", "valid host and port"),
         ("redis://[::1", "valid host and port"),
-        ("redis://u:p[@h", "percent-encoded"),
+        ("redis://:ab?secret=1@h", "as %2F %3F %23"),
+        ("redis://u:1234#secret@h", "as %2F %3F %23"),
+        ("unix://:secret/x@/p", "as %2F %3F %23"),
+        ("redis://h/" + 5000 * "1", "must be a number"),
         ("redis://h/x", "must be a number"),
+        ("redis://h//x", "must be a number"),
         ("redis://h1,h2", "several hosts"),
         ("redis+sentinel://h1,h2", "needs the service"),
         ("redis+sentinel://h1,h2:x/main", "valid host and port"),
@@ -79,7 +87,15 @@ def test_unusable_url_is_refused_with_the_reason(url: str, why: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["redis://u:canary@h:x", "http://u:canary@h", "redis://u:canary@h/x"]
+    "url",
+    [
+        "redis://u:canary@h:x",
+        "http://u:canary@h",
+        "redis://u:canary@h/x",
+        "redis://u:a?canary=1@h",
+        "redis://u:a#canary@h",
+        "redis://u:a/canary@h",
+    ],
 )
 def test_message_about_a_url_never_holds_its_password(url: str) -> None:
     """A password does not leave through an error message."""
