@@ -52,6 +52,20 @@ class Authority:
         constraints: x509.BasicConstraints,
     ) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
+        # Python 3.13 and later trust nobody without the two identifiers and a usage.
+        mine = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+        its = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        usage = x509.KeyUsage(
+            digital_signature=True,
+            key_cert_sign=constraints.ca,
+            crl_sign=constraints.ca,
+            content_commitment=False,
+            key_encipherment=False,
+            data_encipherment=False,
+            key_agreement=False,
+            encipher_only=False,
+            decipher_only=False,
+        )
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
@@ -61,6 +75,9 @@ class Authority:
             .not_valid_before(now - timedelta(hours=1))
             .not_valid_after(now + timedelta(days=1))
             .add_extension(constraints, critical=True)
+            .add_extension(usage, critical=True)
+            .add_extension(mine, critical=False)
+            .add_extension(its, critical=False)
         )
 
 

@@ -267,7 +267,7 @@ def client(server: EmbeddedServer, connection: Connection) -> Iterator[Redis]:
         yield made
 
 
-async def test_no_event_is_skipped_with_the_real_script(client: Redis) -> None:
+def test_no_event_is_skipped_with_the_real_script(client: Redis) -> None:
     """Any order of connect, deliver, ack, crash and loss, as in the unit test."""
     few = settings(MANY, max_examples=100)
     run(lambda: RealOffsets(client), Rules(), few)
