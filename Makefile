@@ -17,7 +17,7 @@ RUN_READY := $(VENV)/.run-ready
 DEV_READY := $(VENV)/.dev-ready
 CLIENTS_READY := $(VENV)/.clients-ready
 
-.PHONY: run test clients check bench fmt generated lock clean
+.PHONY: run test clients check fuzz bench fmt generated lock clean
 .DELETE_ON_ERROR:
 
 run: $(RUN_READY)
@@ -41,6 +41,14 @@ check: $(DEV_READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+# New examples each time, many times as many: what `make test` finds by luck.
+PATIENCE ?= 20
+FUZZED := tests/unit/worker/test_seam.py tests/unit/store/test_loss.py \
+	tests/unit/control/test_commit_property.py
+fuzz: $(DEV_READY)
+	env -u CI BROKER_TEST_PATIENCE=$(PATIENCE) \
+		$(BIN)/pytest -n auto --timeout 0 $(FUZZED) $(ARGS)
 
 bench: $(DEV_READY)
 	$(BIN)/python -m tests.bench.bench_protocols

@@ -18,6 +18,7 @@ from hypothesis.stateful import (
 from broker.control.commits import CommitResult, Outcome
 from broker.model import Position
 from broker.store.offsets import Mode
+from tests.harness.patience import examples
 from tests.unit.control.commit_world import (
     CONSUMER,
     Broken,
@@ -33,7 +34,7 @@ WORKERS = st.integers(0, 1)
 COUNTS = st.integers(1, 4)
 
 MANY = settings(
-    max_examples=400,
+    max_examples=examples(400),
     stateful_step_count=60,
     deadline=None,
     suppress_health_check=list(HealthCheck),

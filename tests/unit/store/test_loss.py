@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from broker.model import FIRST_ID, Position
 from broker.store.loss import Anchor, Gap, Page, Reset, belongs, settle
 from broker.store.stream_info import NOT_READ, StreamInfo
+from tests.harness.patience import examples
 from tests.unit.store.account import Account, ModelStream
 
 CHANGES = st.one_of(
@@ -51,7 +52,7 @@ def catch_up(stream: ModelStream, account: Account, count: int) -> None:
         account.take(ids, count, stream.info())
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(PLANS, st.sampled_from([2, 5, 100]))
 def test_published_is_delivered_plus_lost(
     plan: list[tuple[str, int]], count: int
@@ -67,7 +68,7 @@ def test_published_is_delivered_plus_lost(
     account.check_settled()
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(PLANS, BLIND_PLANS, st.sampled_from([2, 5, 100]))
 def test_reads_without_info_only_delay_the_count(
     before: list[tuple[str, int]], plan: list[tuple[str, int]], count: int
@@ -84,7 +85,7 @@ def test_reads_without_info_only_delay_the_count(
     account.check_settled()
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(PLANS, BLIND_PLANS, st.integers(0, 40), st.sampled_from([1, 2, 5, 100]))
 def test_resume_by_bare_id_is_never_wrong(
     before: list[tuple[str, int]],
@@ -105,7 +106,7 @@ def test_resume_by_bare_id_is_never_wrong(
     account.check_settled()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(PLANS, st.integers(0, 40), st.sampled_from([2, 5, 100]))
 def test_cursor_that_was_looked_for_is_no_false_reset(
     before: list[tuple[str, int]], place: int, count: int

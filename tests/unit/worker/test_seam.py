@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from broker.reader import watched, watches
 from broker.worker import archive, catchup, hub, link, pages, recent
 from tests.fakes import FakeClock
+from tests.harness.patience import examples
 from tests.unit.worker.seam.pod import Shared
 from tests.unit.worker.seam.schedule import Schedule
 
@@ -21,7 +22,7 @@ STEPS = 90
 INFO_MEAN_BYTES = watched.INFO_MEAN_BYTES
 PROGRAMS = st.binary(min_size=2 * STEPS, max_size=2 * STEPS)
 MANY = settings(
-    max_examples=2000,
+    max_examples=examples(2000),
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
